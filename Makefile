@@ -1,0 +1,55 @@
+# `make` lists the commands. PYTHON names the Python to build the environment from.
+PYTHON = python3
+PY = .venv/bin/python
+ENVIRONMENT = .venv/ready
+
+.PHONY: help book test serve notebooks chapter lab lint data clean
+
+help:
+	@echo "make book        build the book into _build/html and say where to open it"
+	@echo "make test        run every test: package, notebooks and the built site (needs Chromium)"
+	@echo "make serve       build the book and serve it at http://127.0.0.1:8000"
+	@echo "make notebooks   execute every chapter in place"
+	@echo "make chapter C=chapters/part/name.ipynb   execute one chapter in place"
+	@echo "make lab         open the chapters in JupyterLab"
+	@echo "make lint        check formatting, lint and types"
+	@echo "make data        fetch the data packages that the chapters read"
+	@echo "make clean       remove what the other commands made"
+
+$(ENVIRONMENT): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("This book needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(PY) -c 'import matplotlib.font_manager'
+	@touch $@
+
+book: $(ENVIRONMENT)
+	@$(PY) tools/build_book.py
+
+test: book data
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --doctest-modules
+
+serve: book
+	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+notebooks: $(ENVIRONMENT) data
+	$(PY) tools/execute_notebooks.py
+
+chapter: $(ENVIRONMENT) data
+	@test -n "$(C)" || { echo "Say which: make chapter C=chapters/part/name.ipynb"; exit 1; }
+	$(PY) tools/execute_notebooks.py $(C)
+
+lab: $(ENVIRONMENT) data
+	$(PY) -m jupyterlab chapters
+
+lint: $(ENVIRONMENT)
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+	$(PY) -m mypy attn_core
+
+data: $(ENVIRONMENT)
+	@$(PY) -m attn_core.data
+
+clean:
+	rm -rf .venv _build _vendor
