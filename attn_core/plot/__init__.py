@@ -1,0 +1,22 @@
+"""Figures of attention: heat maps, flow charts, and one that answers to the reader's hand.
+
+Importing this module imports Matplotlib. Every function takes torch tensors or NumPy arrays.
+"""
+
+from attn_core.plot.diagrams import Box, flow_chart
+from attn_core.plot.heatmaps import encoding, heads, mask, scores, weights
+from attn_core.plot.style import COLORS, SIGNED_MAP, WEIGHTS_MAP, use_book_style
+
+__all__ = [
+    "COLORS",
+    "SIGNED_MAP",
+    "WEIGHTS_MAP",
+    "Box",
+    "encoding",
+    "flow_chart",
+    "heads",
+    "mask",
+    "scores",
+    "use_book_style",
+    "weights",
+]
