@@ -1,0 +1,128 @@
+"""What the built pages need beyond the theme: no third party, accessible names, linked types."""
+
+import re
+from pathlib import Path
+
+from docutils import nodes
+from docutils.nodes import Element, TextElement
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+
+PYTHON = "https://docs.python.org/3/library/"
+NUMPY = "https://numpy.org/doc/stable/reference/"
+TORCH = "https://docs.pytorch.org/docs/stable/"
+MATPLOTLIB = "https://matplotlib.org/stable/api/"
+
+# Where the types in our signatures are documented. A table instead of intersphinx, which would
+# ask four sites for their inventories whenever the book is built.
+DOCUMENTED_AT = {
+    "bool": PYTHON + "functions.html#bool",
+    "float": PYTHON + "functions.html#float",
+    "int": PYTHON + "functions.html#int",
+    "object": PYTHON + "functions.html#object",
+    "dict": PYTHON + "stdtypes.html#dict",
+    "list": PYTHON + "stdtypes.html#list",
+    "set": PYTHON + "stdtypes.html#set",
+    "str": PYTHON + "stdtypes.html#str",
+    "tuple": PYTHON + "stdtypes.html#tuple",
+    "None": PYTHON + "constants.html#None",
+    "IndexError": PYTHON + "exceptions.html#IndexError",
+    "FileNotFoundError": PYTHON + "exceptions.html#FileNotFoundError",
+    "ImportError": PYTHON + "exceptions.html#ImportError",
+    "KeyError": PYTHON + "exceptions.html#KeyError",
+    "RuntimeError": PYTHON + "exceptions.html#RuntimeError",
+    "TypeError": PYTHON + "exceptions.html#TypeError",
+    "ValueError": PYTHON + "exceptions.html#ValueError",
+    "Any": PYTHON + "typing.html#typing.Any",
+    "Literal": PYTHON + "typing.html#typing.Literal",
+    "NamedTuple": PYTHON + "typing.html#typing.NamedTuple",
+    "Callable": PYTHON + "collections.abc.html#collections.abc.Callable",
+    "Iterable": PYTHON + "collections.abc.html#collections.abc.Iterable",
+    "Iterator": PYTHON + "collections.abc.html#collections.abc.Iterator",
+    "Mapping": PYTHON + "collections.abc.html#collections.abc.Mapping",
+    "Sequence": PYTHON + "collections.abc.html#collections.abc.Sequence",
+    "Path": PYTHON + "pathlib.html#pathlib.Path",
+    "PathLike": PYTHON + "os.html#os.PathLike",
+    "ndarray": NUMPY + "generated/numpy.ndarray.html",
+    "ArrayLike": NUMPY + "typing.html#numpy.typing.ArrayLike",
+    "NDArray": NUMPY + "typing.html#numpy.typing.NDArray",
+    "Tensor": TORCH + "tensors.html#torch.Tensor",
+    "device": TORCH + "tensor_attributes.html#torch.device",
+    "dtype": TORCH + "tensor_attributes.html#torch.dtype",
+    "Module": TORCH + "generated/torch.nn.Module.html",
+    "Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
+    "Axes": MATPLOTLIB + "_as_gen/matplotlib.axes.Axes.html",
+    "Figure": MATPLOTLIB + "_as_gen/matplotlib.figure.Figure.html",
+}
+
+
+def forget_thebe(app: Sphinx) -> None:
+    """Disconnect sphinx-thebe, which Jupyter Book always loads: it names a CDN on every page."""
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__.split(".")[0] == "sphinx_thebe":
+                app.disconnect(listener.id)
+    app.registry.css_files[:] = [c for c in app.registry.css_files if c[0] != "sphinx-thebe.css"]
+
+
+def hide_dead_buttons(app: Sphinx, config: Config) -> None:
+    """Without a public address there is nothing that Colab, Binder or a repository button opens."""
+    options = config["html_theme_options"]
+    if not options.get("repository_url"):
+        options["launch_buttons"] = {}
+        options["use_repository_button"] = False
+
+
+def load_mathjax_only_where_needed(app: Sphinx, *_: object) -> None:
+    app.set_html_assets_policy("per_page")
+
+
+def link_to_documentation(
+    app: Sphinx, env: BuildEnvironment, node: Element, content: TextElement
+) -> nodes.reference | None:
+    """A link to the documentation of a type of Python, NumPy, PyTorch or matplotlib."""
+    target = node.get("reftarget", "")
+    address = DOCUMENTED_AT.get(target.rpartition(".")[2])
+    if address is None and target.startswith(("torch.", "numpy.")):
+        address = (TORCH if target.startswith("torch.") else NUMPY) + f"generated/{target}.html"
+    if node.get("refdomain") != "py" or address is None:
+        return None
+    return nodes.reference("", "", content, internal=False, refuri=address)
+
+
+# What axe-core finds in the theme's pages, each with its remedy.
+REMEDIES = [
+    # 1.5 MB of script for icons that the style sheets draw as well
+    (r'\s*<script defer src="[^"]*_static/scripts/fontawesome\.js[^"]*"></script>', ""),
+    # the button's name must contain the text that it shows
+    (r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1"),
+    # everything on a page belongs to a landmark
+    (
+        r'<div class="sidebar-primary-item">(\s*<a class="navbar-brand logo")',
+        r'<div class="sidebar-primary-item" role="navigation" aria-label="Home">\1',
+    ),
+    # roles of the bibliography that have become obsolete
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    (r' role="doc-biblioentry"', ""),
+]
+
+
+def mend_pages(app: Sphinx, exception: Exception | None) -> None:
+    if exception is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        before = page = path.read_text(encoding="utf-8")
+        for pattern, replacement in REMEDIES:
+            page = re.sub(pattern, replacement, page)
+        if page != before:
+            path.write_text(page, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", hide_dead_buttons)
+    app.connect("builder-inited", forget_thebe)
+    app.connect("env-before-read-docs", load_mathjax_only_where_needed)
+    app.connect("missing-reference", link_to_documentation)
+    app.connect("build-finished", mend_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
