@@ -1,0 +1,78 @@
+"""Attention in NumPy, written as the equations read, forward and backward.
+
+Every function here has a twin of the same name in ``attn_core`` that does the same with PyTorch.
+This one is for reading and for checking: it imports NumPy only, keeps float64 when it is given
+float64, and shows every step.
+
+Each differentiable function ``f`` has a neighbour ``f_backward``, and all of them are called the
+same way::
+
+    f_backward(grad_output, *inputs, **options)
+
+``grad_output`` is the gradient of the loss with respect to what ``f`` returned, and has its shape;
+``inputs`` and ``options`` are those of ``f``. What comes back is one gradient per array among the
+inputs, in their order, each with the shape of its input: a tuple, or the gradient itself where
+there is one input only.
+"""
+
+from attn_core.reference.attend import (
+    AttentionGradients,
+    AttentionOutput,
+    attention,
+    attention_backward,
+)
+from attn_core.reference.learned_scores import (
+    additive,
+    additive_backward,
+    bilinear,
+    bilinear_backward,
+)
+from attn_core.reference.loops import attention_loops
+from attn_core.reference.masks import causal, padding, window
+from attn_core.reference.normalizers import (
+    hard,
+    hard_backward,
+    softmax,
+    softmax_backward,
+    softmax_jacobian,
+    sparsemax,
+    sparsemax_backward,
+)
+from attn_core.reference.positions import sinusoidal
+from attn_core.reference.scores import (
+    cosine,
+    cosine_backward,
+    dot,
+    dot_backward,
+    scaled_dot,
+    scaled_dot_backward,
+)
+
+__all__ = [
+    "AttentionGradients",
+    "AttentionOutput",
+    "additive",
+    "additive_backward",
+    "attention",
+    "attention_backward",
+    "attention_loops",
+    "bilinear",
+    "bilinear_backward",
+    "causal",
+    "cosine",
+    "cosine_backward",
+    "dot",
+    "dot_backward",
+    "hard",
+    "hard_backward",
+    "padding",
+    "scaled_dot",
+    "scaled_dot_backward",
+    "sinusoidal",
+    "softmax",
+    "softmax_backward",
+    "softmax_jacobian",
+    "sparsemax",
+    "sparsemax_backward",
+    "window",
+]

@@ -1,0 +1,91 @@
+"""What the reference asks of its arrays, and how a gradient goes back through broadcasting."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def check_float_arrays(min_dims: int = 2, **arrays: Array) -> None:
+    """Raise an error that names the argument unless all are floating-point arrays of one dtype."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TypeError(f"{name} must hold floating-point numbers, got dtype {array.dtype}")
+        if array.ndim < min_dims:
+            raise ValueError(
+                f"{name} must have at least {min_dims} dimensions, got shape {array.shape}"
+            )
+    if len({array.dtype for array in arrays.values()}) > 1:
+        seen = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise TypeError(f"all arrays must have one dtype, got {seen}")
+
+
+def check_same_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raise an error that names the argument unless the array has this shape."""
+    if np.shape(array) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {np.shape(array)}")
+
+
+def check_broadcasts_to(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raise an error that names the argument unless the array broadcasts to this shape."""
+    try:
+        fits = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to the shape of the scores {shape}, got {array.shape}"
+        )
+
+
+def broadcast_leading(**arrays: Array) -> tuple[int, ...]:
+    """Return the common leading shape, all dimensions but the last two, of some arrays."""
+    try:
+        return np.broadcast_shapes(*(array.shape[:-2] for array in arrays.values()))
+    except ValueError:
+        seen = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"leading dimensions do not broadcast: {seen}") from None
+
+
+def sum_to_shape(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Add up the gradients of all the copies that broadcasting made of one array.
+
+    Args:
+        gradient: gradient with respect to the broadcast array.
+        shape: the shape the array had before it was broadcast.
+
+    Returns:
+        The gradient with respect to the array itself, of that shape.
+
+    Example:
+        >>> sum_to_shape(np.ones((4, 3, 2)), (1, 2)).tolist()
+        [[12.0, 12.0]]
+    """
+    extra = gradient.ndim - len(shape)
+    gradient = gradient.sum(axis=tuple(range(extra)))
+    stretched = tuple(
+        axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1
+    )
+    total: Array = gradient.sum(axis=stretched, keepdims=True)
+    return total
+
+
+def transpose(matrix: Array) -> Array:
+    """Swap the last two dimensions."""
+    return np.swapaxes(matrix, -1, -2)
+
+
+def check_pair(query: Array, key: Array) -> None:
+    """Raise an error that names the argument unless a score could compare these two."""
+    check_float_arrays(query=query, key=key)
+    broadcast_leading(query=query, key=key)
+
+
+def check_gradient(grad_scores: Array, query: Array, key: Array) -> None:
+    """Raise an error unless this can be the gradient of the scores of these two."""
+    leading = broadcast_leading(query=query, key=key)
+    check_same_shape("grad_scores", grad_scores, (*leading, query.shape[-2], key.shape[-2]))
