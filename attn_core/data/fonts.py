@@ -1,0 +1,57 @@
+"""A font with Chinese glyphs for figures, from a data package: no reader's system needs one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_core.data import packages
+
+if TYPE_CHECKING:
+    from matplotlib.font_manager import FontProperties
+
+
+def chinese_path() -> Path:
+    """The file of Noto Sans SC Regular inside its data package.
+
+    Raises:
+        MissingDataError: the package is not installed.
+    """
+    return packages.files(packages.CHINESE_FONT.name, r"NotoSansSC-Regular\.otf$")[0]
+
+
+def use_chinese() -> str:
+    """Register the packaged font with Matplotlib and return its family name, "Noto Sans SC".
+
+    Every text of a figure falls back to it, from now until the style changes, for glyphs that its
+    own font lacks: call it after `attn_core.plot.use_book_style()`.
+
+    Raises:
+        MissingDataError: the package is not installed.
+    """
+    import matplotlib
+    from matplotlib import font_manager
+
+    path = chinese_path()
+    font_manager.fontManager.addfont(path)
+    family = font_manager.get_font(path).family_name
+    # A system font of the same name must not win: the packaged file is the only entry left.
+    font_manager.fontManager.ttflist = [
+        entry
+        for entry in font_manager.fontManager.ttflist
+        if entry.name != family or Path(entry.fname) == path
+    ]
+    families = [name for name in matplotlib.rcParams["font.family"] if name != family]
+    matplotlib.rcParams["font.family"] = [*families, family]
+    return family
+
+
+def chinese() -> FontProperties:
+    """Matplotlib's properties of the packaged font, by path.
+
+    Raises:
+        MissingDataError: the package is not installed.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(fname=chinese_path())
