@@ -1,0 +1,348 @@
+"""A recurrent encoder–decoder, without attention and with the two classical kinds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from attn_core.attend import attention
+from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
+from attn_core.scores import Additive, Bilinear
+
+Attention = Literal["bahdanau", "luong"]
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+class Memory(NamedTuple):
+    """What the encoder hands to the decoder.
+
+    ``states`` ``(batch, source length, 2 · hidden)`` has one row for every source token,
+    ``is_token`` ``(batch, source length)`` is False on padding, and ``summary``
+    ``(batch, hidden)`` is the whole sentence in one vector: the decoder's first state.
+    """
+
+    states: Tensor
+    is_token: Tensor
+    summary: Tensor
+
+
+class Translation(NamedTuple):
+    """``tokens`` ``(batch, length)``; ``weights`` ``(batch, length, source length)`` or None."""
+
+    tokens: Tensor
+    weights: Tensor | None
+
+
+class Encoder(nn.Module):
+    """Reads the source in both directions; its last states become the summary.
+
+    h_j = [→h_j ; ←h_j],  summary = tanh(W [→h_S ; ←h_1])
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.summarise = nn.Linear(2 * hidden_dim, hidden_dim)
+
+    def forward(self, embedded: Tensor, is_token: Tensor) -> Memory:
+        packed = pack_padded_sequence(
+            embedded, is_token.sum(dim=-1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        packed_states, (forward_last, backward_last) = self.gru(packed)
+        states, _ = pad_packed_sequence(
+            packed_states, batch_first=True, total_length=is_token.shape[1]
+        )
+        summary = torch.tanh(self.summarise(torch.cat([forward_last, backward_last], dim=-1)))
+        return Memory(states, is_token, summary)
+
+
+class PlainDecoder(nn.Module):
+    """No attention: the summary is the first state, and all that the decoder sees of the source.
+
+    s_t = GRU(y_{t-1}, s_{t-1}),  s_0 = summary
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
+        self.feature_dim = hidden_dim
+
+    def forward(
+        self, embedded: Tensor, memory: Memory, state: Tensor
+    ) -> tuple[Tensor, None, Tensor]:
+        states, last = self.gru(embedded, state[None])
+        return states, None, last[0]
+
+
+class BahdanauDecoder(nn.Module):
+    """Additive attention: the previous state asks, and the answer enters the next state.
+
+    e_tj = vᵀ tanh(W s_{t-1} + U h_j),  c_t = Σ_j softmax(e_t)_j h_j,
+    s_t = GRU([y_{t-1} ; c_t], s_{t-1})
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        memory_dim = 2 * hidden_dim
+        self.score = Additive(hidden_dim, memory_dim, hidden_dim)
+        self.cell = nn.GRUCell(embedding_dim + memory_dim, hidden_dim)
+        self.feature_dim = hidden_dim + memory_dim + embedding_dim
+
+    def forward(
+        self, embedded: Tensor, memory: Memory, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        projected = self.score.key_proj(memory.states)  # once, since it is the same at every step
+        features, weights = [], []
+        for previous_token in embedded.unbind(dim=1):
+            query = self.score.query_proj(state)[:, None]
+            context, weights_t = attend(query, projected, memory, self.score_projected)
+            context = context[:, 0]
+            state = self.cell(torch.cat([previous_token, context], dim=-1), state)
+            features.append(torch.cat([state, context, previous_token], dim=-1))
+            weights.append(weights_t)
+        return torch.stack(features, dim=1), torch.cat(weights, dim=1), state
+
+    def score_projected(self, query: Tensor, key: Tensor) -> Tensor:
+        return torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) @ self.score.score_vector
+
+
+class LuongDecoder(nn.Module):
+    """Global attention with the *general* score: the new state asks, beside the recurrence.
+
+    s_t = GRU(y_{t-1}, s_{t-1}),  e_tj = s_tᵀ W h_j,  c_t = Σ_j softmax(e_t)_j h_j,
+    s̃_t = tanh(W_c [c_t ; s_t])
+
+    The recurrence does not depend on the contexts (no input feeding), so all steps of a known
+    target are computed at once.
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        memory_dim = 2 * hidden_dim
+        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
+        self.score = Bilinear(hidden_dim, memory_dim)
+        self.combine = nn.Linear(memory_dim + hidden_dim, hidden_dim)
+        self.feature_dim = hidden_dim
+
+    def forward(
+        self, embedded: Tensor, memory: Memory, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        states, last = self.gru(embedded, state[None])
+        contexts, weights = attend(states, memory.states, memory, self.score)
+        features = torch.tanh(self.combine(torch.cat([contexts, states], dim=-1)))
+        return features, weights, last[0]
+
+
+def attend(query: Tensor, key: Tensor, memory: Memory, score: Score) -> tuple[Tensor, Tensor]:
+    """One head of attention from ``query`` ``(batch, T, ·)`` to the encoder's states."""
+    output, weights = attention(
+        query[:, None],
+        key[:, None],
+        memory.states[:, None],
+        mask=memory.is_token[:, None, None, :],
+        score=score,
+        return_weights=True,
+    )
+    return output[:, 0], weights[:, 0]
+
+
+DECODERS = {None: PlainDecoder, "bahdanau": BahdanauDecoder, "luong": LuongDecoder}
+
+
+class Seq2Seq(nn.Module):
+    """A GRU encoder–decoder that turns one sequence of tokens into another.
+
+    p(y | x) = Π_t p(y_t | y_1 … y_{t-1}, x),  p(y_t | …) = softmax(W_o · features_t)
+
+    Args:
+        source_vocab: the tokens of the source.
+        target_vocab: the tokens of the target.
+        embedding_dim: width of a token's vector.
+        hidden_dim: width of the decoder's state, and of the encoder's in each direction.
+        attention: None, the decoder sees the encoder's last states only; ``"bahdanau"``,
+            additive attention from the previous state; ``"luong"``, bilinear attention from the
+            new state.
+        dropout: share of the embeddings' and features' entries that training sets to zero.
+
+    Raises:
+        ValueError: ``attention`` is none of the three, or a width is not positive.
+
+    Source:
+        Without attention: Sutskever, Vinyals and Le (2014), with the gated unit and the
+        encoder–decoder of Cho et al. (2014). ``"bahdanau"``: Bahdanau, Cho and Bengio (2015).
+        ``"luong"``: Luong, Pham and Manning (2015). Documents: D0 §1.2, D1 appendix, D2 §1.
+
+    Example:
+        >>> digits = Vocabulary("0123456789")
+        >>> model = Seq2Seq(digits, digits, embedding_dim=8, hidden_dim=16, attention="luong")
+        >>> source, _ = digits.pad(["2024", "7"])
+        >>> target, _ = digits.pad(["42", "7"], bos=True, eos=True)
+        >>> model(source, target).shape
+        torch.Size([2, 4, 14])
+        >>> model.greedy(source, max_length=5).weights.shape[::2]
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        source_vocab: Vocabulary,
+        target_vocab: Vocabulary,
+        *,
+        embedding_dim: int = 32,
+        hidden_dim: int = 64,
+        attention: Attention | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if attention not in DECODERS:
+            raise ValueError(f"attention must be None, 'bahdanau' or 'luong', got {attention!r}")
+        for name, width in (("embedding_dim", embedding_dim), ("hidden_dim", hidden_dim)):
+            if width < 1:
+                raise ValueError(f"{name} must be at least 1, got {width}")
+        self.attention = attention
+        self.source_embedding = nn.Embedding(len(source_vocab), embedding_dim, padding_idx=PAD)
+        self.encoder = Encoder(embedding_dim, hidden_dim)
+        self.target_embedding = nn.Embedding(len(target_vocab), embedding_dim, padding_idx=PAD)
+        self.decoder: PlainDecoder | BahdanauDecoder | LuongDecoder = DECODERS[attention](
+            embedding_dim, hidden_dim
+        )
+        self.output = nn.Linear(self.decoder.feature_dim, len(target_vocab))
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, source: Tensor) -> Memory:
+        """The encoder's states for ``source`` ``(batch, source length)``, padded with 0 at the end.
+
+        Raises:
+            ValueError: ``source`` is no batch of token numbers, or a row starts with padding or
+                has padding between tokens.
+        """
+        check_tokens("source", source, self.source_embedding.num_embeddings)
+        is_token = source != PAD
+        if not is_token[:, 0].all() or (is_token[:, 1:] & ~is_token[:, :-1]).any():
+            raise ValueError("source must have its padding after the tokens, in every row")
+        return self.encoder(self.dropout(self.source_embedding(source)), is_token)
+
+    def decode(
+        self, previous: Tensor, memory: Memory, state: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Some steps of the decoder.
+
+        Args:
+            previous: the token before each step, ``(batch, T)``.
+            memory: what ``encode`` returned.
+            state: the decoder's state before the first step, ``(batch, hidden)``;
+                ``memory.summary`` at the start.
+
+        Returns:
+            logits ``(batch, T, target vocabulary)``, weights ``(batch, T, source length)`` or
+            None, and the state after the last step ``(batch, hidden)``.
+        """
+        embedded = self.dropout(self.target_embedding(previous))
+        features, weights, state = self.decoder(embedded, memory, state)
+        return self.output(self.dropout(features)), weights, state
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Teacher forcing: the next token's logits after every token of the true target.
+
+        Args:
+            source: token numbers ``(batch, source length)``, padded with 0.
+            target: token numbers ``(batch, T)``, ``<bos>`` first, padded with 0.
+
+        Returns:
+            logits ``(batch, T, target vocabulary)``; row t predicts token t + 1.
+
+        Raises:
+            ValueError: a batch is not two-dimensional, has a number outside its vocabulary or an
+                empty row, or the batches differ in size.
+            TypeError: the token numbers are not int64.
+        """
+        check_tokens("target", target, self.target_embedding.num_embeddings)
+        if len(source) != len(target):
+            raise ValueError(
+                f"source and target must have as many rows, got {len(source)} and {len(target)}"
+            )
+        memory = self.encode(source)
+        logits, _, _ = self.decode(target, memory, memory.summary)
+        return logits
+
+    def align(self, source: Tensor, target: Tensor) -> Tensor:
+        """The attention weights of every step of a known target.
+
+        Args:
+            source: token numbers ``(batch, source length)``.
+            target: token numbers ``(batch, T)``, ``<bos>`` first.
+
+        Returns:
+            weights ``(batch, T, source length)``; row t produced token t + 1.
+
+        Raises:
+            ValueError: the model has no attention.
+        """
+        memory = self.encode(source)
+        _, weights, _ = self.decode(target, memory, memory.summary)
+        if weights is None:
+            raise ValueError("align needs a model with attention, but attention is None")
+        return weights
+
+    def loss(self, source: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy of the target's tokens after ``<bos>``, padding left out.
+
+        Args:
+            source: token numbers ``(batch, source length)``.
+            target: token numbers ``(batch, T)``, ``<bos>`` first and ``<eos>`` last.
+
+        Returns:
+            A scalar, in nats per token.
+        """
+        logits = self(source, target[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
+
+    @torch.no_grad()
+    def greedy(self, source: Tensor, max_length: int) -> Translation:
+        """The target that grows by its most probable token, until ``<eos>``.
+
+        Args:
+            source: token numbers ``(batch, source length)``.
+            max_length: the number of tokens after which to stop.
+
+        Returns:
+            ``Translation(tokens, weights)``: tokens ``(batch, T)`` without ``<bos>``, 0 after
+            ``<eos>``, T at most ``max_length``; weights ``(batch, T, source length)``, or None
+            without attention.
+
+        Raises:
+            ValueError: ``max_length`` is less than 1.
+        """
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        memory = self.encode(source)
+        state = memory.summary
+        token = torch.full((len(source), 1), BOS, device=source.device)
+        is_done = torch.zeros_like(token, dtype=torch.bool)
+        tokens: list[Tensor] = []
+        weights: list[Tensor] = []
+        while len(tokens) < max_length and not is_done.all():
+            logits, weights_t, state = self.decode(token, memory, state)
+            token = logits.argmax(dim=-1).masked_fill(is_done, PAD)
+            is_done = is_done | (token == EOS)
+            tokens.append(token)
+            if weights_t is not None:
+                weights.append(weights_t)
+        return Translation(torch.cat(tokens, dim=1), torch.cat(weights, dim=1) if weights else None)
+
+
+def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"{name} must hold token numbers as int64, got {tokens.dtype}")
+    if tokens.ndim != 2 or tokens.numel() == 0:
+        raise ValueError(f"{name} must be (batch, length), got shape {tuple(tokens.shape)}")
+    if tokens.min() < 0 or tokens.max() >= vocabulary_size:
+        raise ValueError(
+            f"{name} must hold numbers from 0 to {vocabulary_size - 1}, "
+            f"got {int(tokens.min())} to {int(tokens.max())}"
+        )

@@ -1,0 +1,118 @@
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from attn_core.training import History, length_batches, train
+
+
+def test_every_example_comes_once_in_every_epoch():
+    batches = length_batches([3, 9, 1, 4, 4, 7, 2], 3, epochs=2)
+    assert sorted(len(batch) for batch in batches[:3]) == [1, 3, 3]
+    first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(7))
+
+
+def test_a_batch_holds_similar_lengths():
+    lengths = torch.randint(1, 50, (256,), generator=torch.Generator().manual_seed(0))
+    spans = sorted(
+        (lengths[b].min().item(), lengths[b].max().item()) for b in length_batches(lengths, 32)
+    )
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(spans))
+
+
+def test_the_seed_decides_the_order():
+    lengths = [5] * 40
+    same, again, other = (
+        [b.tolist() for b in length_batches(lengths, 8, seed=seed)] for seed in (1, 1, 2)
+    )
+    assert same == again != other
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 2, "epochs": 0}])
+def test_sizes_below_one_are_refused(arguments):
+    with pytest.raises(ValueError, match="batch_size and epochs"):
+        length_batches([1, 2], **arguments)
+
+
+def fit_a_line(**options):
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    x = torch.linspace(-1, 1, 16)[:, None]
+    history = train(
+        model,
+        lambda _: ((model(x) - 3 * x - 1) ** 2).mean(),
+        range(150),
+        learning_rate=0.2,
+        **options,
+    )
+    return model, history
+
+
+def test_a_line_is_fitted():
+    model, history = fit_a_line()
+    assert isinstance(history, History)
+    assert len(history.losses) == 150
+    assert history.seconds > 0
+    assert history.losses[-1] < 1e-3 < history.losses[0]
+    assert model.weight.item() == pytest.approx(3, abs=0.05)
+    assert model.bias.item() == pytest.approx(1, abs=0.05)
+
+
+def test_the_model_is_in_evaluation_mode_afterwards():
+    model, _ = fit_a_line()
+    assert not model.training
+
+
+def test_losses_are_the_same_again():
+    assert fit_a_line()[1].losses == fit_a_line()[1].losses
+
+
+def test_long_gradients_are_clipped():
+    model = nn.Linear(1, 1, bias=False)
+    norms = []
+
+    class Recorder(torch.optim.Adam):
+        def step(self, *args, **kwargs):
+            norms.append(model.weight.grad.norm().item())
+            return super().step(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", Recorder)
+        train(model, lambda _: 1000 * model.weight.sum(), [None] * 3, clip_norm=0.5)
+    assert norms == pytest.approx([0.5] * 3, rel=1e-3)
+
+
+def test_a_log_is_written(tmp_path):
+    fit_a_line(log_dir=tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(tmp_path)).Reload()
+    assert set(log.Tags()["scalars"]) == {"loss", "gradient norm", "learning rate"}
+    assert len(log.Scalars("loss")) == 150
+
+
+def test_no_batches_are_refused():
+    with pytest.raises(ValueError, match="batches"):
+        train(nn.Linear(1, 1), lambda _: torch.zeros(()), [])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    model = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="loss must be finite, got nan at step 0"):
+        train(model, lambda _: model.weight.sum() * float("nan"), [None])
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "command"),
+    [
+        ("tqdm", {}, "pip install tqdm"),
+        ("torch.utils.tensorboard", {"log_dir": "unused"}, "pip install tensorboard"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, missing, options, command):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=command):
+        fit_a_line(**options)
