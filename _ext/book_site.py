@@ -43,6 +43,7 @@ DOCUMENTED_AT = {
     "Mapping": PYTHON + "collections.abc.html#collections.abc.Mapping",
     "Sequence": PYTHON + "collections.abc.html#collections.abc.Sequence",
     "Path": PYTHON + "pathlib.html#pathlib.Path",
+    "date": PYTHON + "datetime.html#datetime.date",
     "PathLike": PYTHON + "os.html#os.PathLike",
     "ndarray": NUMPY + "generated/numpy.ndarray.html",
     "ArrayLike": NUMPY + "typing.html#numpy.typing.ArrayLike",
@@ -54,6 +55,7 @@ DOCUMENTED_AT = {
     "Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
     "Axes": MATPLOTLIB + "_as_gen/matplotlib.axes.Axes.html",
     "Figure": MATPLOTLIB + "_as_gen/matplotlib.figure.Figure.html",
+    "FontProperties": MATPLOTLIB + "font_manager_api.html#matplotlib.font_manager.FontProperties",
 }
 
 
