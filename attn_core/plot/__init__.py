@@ -5,6 +5,7 @@ Importing this module imports Matplotlib. Every function takes torch tensors or 
 
 from attn_core.plot.diagrams import Box, flow_chart
 from attn_core.plot.heatmaps import encoding, heads, mask, scores, weights
+from attn_core.plot.live import LiveFigure, live_attention
 from attn_core.plot.style import COLORS, SIGNED_MAP, WEIGHTS_MAP, use_book_style
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "SIGNED_MAP",
     "WEIGHTS_MAP",
     "Box",
+    "LiveFigure",
     "encoding",
     "flow_chart",
     "heads",
+    "live_attention",
     "mask",
     "scores",
     "use_book_style",
