@@ -1,0 +1,304 @@
+"""The arguments of :func:`attn_core.attention`, checked once, for every kernel."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from attn_core import scores as score_functions
+from attn_core.masks import Mask, causal, check_q_offset
+
+Score = Callable[[Tensor, Tensor], Tensor]
+Normalizer = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One call of attention, with everything checked and nothing computed.
+
+    Attributes:
+        query: ``(..., Hq, L, D)``.
+        key: ``(..., Hkv, S, D)``.
+        value: ``(..., Hkv, S, Dv)``.
+        mask: bool tensor that broadcasts to ``(..., Hq, L, S)``, a mask, or None.
+        bias: float tensor that broadcasts to ``(..., Hq, L, S)``, or None.
+        score: callable, or None for the dot product.
+        normalizer: callable, or None for softmax.
+        scale: what the scores are multiplied by.
+        softcap: scores are squeezed into (−softcap, softcap), or None.
+        dropout_p: share of weights dropped.
+        q_offset: position of query 0 among the keys.
+        without_heads: whether the caller gave plain matrices, so that the result is one too.
+
+    Source: DESIGN of this book, section 3.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(3, 4)
+        >>> check_arguments(x, x, x).scale
+        0.5
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | Mask | None
+    bias: Tensor | None
+    score: Score | None
+    normalizer: Normalizer | None
+    scale: float
+    softcap: float | None
+    dropout_p: float
+    q_offset: int | Tensor | None
+    without_heads: bool
+
+    @property
+    def leading(self) -> torch.Size:
+        """The dimensions before the heads."""
+        return torch.broadcast_shapes(
+            self.query.shape[:-3], self.key.shape[:-3], self.value.shape[:-3]
+        )
+
+    @property
+    def q_len(self) -> int:
+        return self.query.shape[-2]
+
+    @property
+    def k_len(self) -> int:
+        return self.key.shape[-2]
+
+    @property
+    def group(self) -> int:
+        """How many query heads share one key-value head."""
+        return self.query.shape[-3] // self.key.shape[-3]
+
+    @property
+    def is_causal_from_first_key(self) -> bool:
+        """Whether the mask is causal() with query 0 at key 0: what kernels call ``is_causal``."""
+        offset = 0 if self.q_offset is None else self.q_offset
+        return self.mask is causal() and isinstance(offset, int) and offset == 0
+
+    def table(self) -> Tensor | None:
+        """The mask as a bool tensor that broadcasts to ``(..., Hq, L, S)``."""
+        if isinstance(self.mask, Mask):
+            return self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
+        return None if self.mask is None else _at_least_a_matrix(self.mask)
+
+    def without_masked(self, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, with zeros where no pair of the mask uses them.
+
+        A weight of 0 does not stop a NaN: 0 × NaN is NaN, forward and backward.
+        """
+        if table is None or (self.is_causal_from_first_key and self.k_len <= self.q_len):
+            return self.query, self.key, self.value
+        # (..., heads or 1, L or 1, S or 1)
+        table = table.reshape((1,) * (3 - table.ndim) + table.shape)
+        row_is_used = table.any(-1, keepdim=True)
+        key_is_used = table.any(-2).unsqueeze(-1)
+        if self.group > 1 and key_is_used.shape[-3] > 1:
+            key_is_used = key_is_used.unflatten(-3, (-1, self.group)).any(-3)
+        return (
+            self.query.masked_fill(~row_is_used, 0.0),
+            self.key.masked_fill(~key_is_used, 0.0),
+            self.value.masked_fill(~key_is_used, 0.0),
+        )
+
+
+def check_arguments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | None = None,
+    score: Score | None = None,
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    q_offset: int | Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of :func:`attn_core.attention` against each other.
+
+    Args:
+        query: as there, and so are all the others.
+        key: as there.
+        value: as there.
+        mask: as there.
+        bias: as there.
+        score: as there.
+        normalizer: as there.
+        scale: as there.
+        softcap: as there.
+        dropout_p: as there.
+        q_offset: as there.
+
+    Returns:
+        The checked arguments.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or range.
+
+    Source: DESIGN of this book, section 3.
+
+    Example:
+        >>> import torch
+        >>> check_arguments(torch.ones(2, 4), torch.ones(3, 4), torch.ones(3, 5)).k_len
+        3
+    """
+    _check_tensors(query, key, value)
+    without_heads = query.ndim == key.ndim == value.ndim == 2
+    query, key, value = (x[None] if x.ndim == 2 else x for x in (query, key, value))
+    if score in (None, score_functions.dot, score_functions.scaled_dot):
+        if query.shape[-1] != key.shape[-1]:
+            raise ValueError(
+                f"query and key must have the same width, {_shapes(query, key, value)}"
+            )
+        if query.shape[-1] == 0:
+            raise ValueError(f"query and key have width 0, {_shapes(query, key, value)}")
+    if score is not None and not callable(score):
+        raise TypeError(f"score must be a callable (query, key), got {score!r}")
+    if normalizer is not None and not callable(normalizer):
+        raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
+    if score is score_functions.scaled_dot:
+        scale = (1.0 if scale is None else scale) / math.sqrt(query.shape[-1])
+        score = score_functions.dot
+    _check_number("scale", scale)
+    _check_number("softcap", softcap)
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}")
+    _check_number("dropout_p", dropout_p)
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    if q_offset is not None:
+        check_q_offset(q_offset)
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0
+    arguments = Arguments(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        bias=_at_least_a_matrix(bias) if isinstance(bias, Tensor) else bias,
+        score=None if score is score_functions.dot else score,
+        normalizer=normalizer,
+        scale=float(scale),
+        softcap=softcap,
+        dropout_p=dropout_p,
+        q_offset=q_offset,
+        without_heads=without_heads,
+    )
+    _check_mask(arguments)
+    _check_bias(arguments)
+    return arguments
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    named = {"query": query, "key": key, "value": value}
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            hint = "; for NumPy arrays there is attn_core.reference.attention"
+            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}{hint}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{name} must be (..., heads, length, width) or (length, width), got "
+                f"{name} {tuple(tensor.shape)}"
+            )
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"{name} has dtype {tensor.dtype}, but query has {query.dtype}")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}")
+    seen = _shapes(query, key, value)
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"key and value must have the same length, {seen}")
+    q_heads, k_heads, v_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (query, key, value))
+    if k_heads != v_heads:
+        raise ValueError(f"key and value must have the same number of heads, {seen}")
+    if k_heads == 0 or q_heads % k_heads:
+        raise ValueError(f"the heads of query must be a multiple of the heads of key, {seen}")
+    try:
+        torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    except RuntimeError:
+        raise ValueError(
+            f"the dimensions before the heads of query, key and value must broadcast, {seen}"
+        ) from None
+
+
+def _check_mask(arguments: Arguments) -> None:
+    mask, q_len, k_len = arguments.mask, arguments.q_len, arguments.k_len
+    if mask is None:
+        return
+    if isinstance(mask, Mask):
+        batch, heads = arguments.leading[-1:], arguments.query.shape[-3]
+        offset = arguments.q_offset if mask.uses_positions else None
+        for what, entries in (
+            (f"mask {mask.name}", mask.batch),
+            ("q_offset", len(offset) if isinstance(offset, Tensor) else None),
+        ):
+            if entries is not None and batch != (entries,):
+                raise ValueError(
+                    f"{what} has {entries} batch entries, and so must query, key and value "
+                    f"(batch, heads, length, width), "
+                    f"{_shapes(arguments.query, arguments.key, arguments.value)}; a batch without "
+                    "heads needs a head dimension of 1: query[:, None]"
+                )
+        if mask.heads is not None and mask.heads != heads:
+            raise ValueError(f"mask {mask.name} has {mask.heads} heads, but query has {heads}")
+        if mask.uses_positions and arguments.q_offset is None and q_len != k_len:
+            mask.dense(q_len, k_len)  # raises the error that explains q_offset
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"mask must be a bool tensor or a mask of attn_core.masks, got {type(mask).__name__}"
+        )
+    if mask.dtype != torch.bool:
+        hint = "; to add numbers to the scores use bias=" if mask.is_floating_point() else ""
+        raise TypeError(f"mask must be bool, True = may attend, got {mask.dtype}{hint}")
+    _check_fits("mask", mask, arguments)
+
+
+def _check_bias(arguments: Arguments) -> None:
+    bias = arguments.bias
+    if bias is None:
+        return
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias must be a torch tensor, got {type(bias).__name__}")
+    if bias.dtype == torch.bool:
+        raise TypeError("bias must be floating point, got torch.bool; a bool tensor is a mask=")
+    if bias.dtype != arguments.query.dtype:
+        raise TypeError(f"bias has dtype {bias.dtype}, but query has {arguments.query.dtype}")
+    _check_fits("bias", bias, arguments)
+
+
+def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
+    if tensor.device != arguments.query.device:
+        raise ValueError(f"{name} is on {tensor.device}, but query is on {arguments.query.device}")
+    full = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, arguments.k_len)
+    try:
+        fits = torch.broadcast_shapes(tensor.shape, full) == full
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
+            f"got {name} {tuple(tensor.shape)}"
+        )
+
+
+def _at_least_a_matrix(x: Tensor) -> Tensor:
+    return x.reshape((1,) * (2 - x.ndim) + x.shape)
+
+
+def _check_number(name: str, number: object) -> None:
+    if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+
+
+def _shapes(query: Tensor, key: Tensor, value: Tensor) -> str:
+    return f"got query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"

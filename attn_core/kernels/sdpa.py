@@ -1,0 +1,72 @@
+"""PyTorch's fused kernel, :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+It never holds all the weights at once. Two of its habits are mended here: NaN in a masked key
+reaches its output, and what it gives for a fully masked row depends on the backend.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attn_core import normalizers
+from attn_core.arguments import Arguments
+
+
+def refusal(arguments: Arguments) -> str | None:
+    """Say why this kernel cannot do the job, or None if it can."""
+    if arguments.score is not None:
+        return "score is not the dot product"
+    if arguments.normalizer not in (None, normalizers.softmax):
+        return "normalizer is not softmax"
+    if arguments.softcap is not None:
+        return "softcap is given"
+    if arguments.k_len == 0:
+        return "there are no keys"
+    return None
+
+
+def run(arguments: Arguments) -> tuple[Tensor, None]:
+    """Compute output ``(..., Hq, L, Dv)``; this kernel has no weights to give."""
+    is_causal = arguments.is_causal_from_first_key and arguments.bias is None
+    table = None if is_causal and arguments.k_len <= arguments.q_len else arguments.table()
+    query, key, value = arguments.without_masked(table)
+    attn_mask, empty = (None, None) if is_causal else _additive_or_bool(arguments.bias, table)
+    output = scaled_dot_product_attention(
+        _flatten_leading(query, arguments.leading),
+        _flatten_leading(key, arguments.leading),
+        _flatten_leading(value, arguments.leading),
+        attn_mask=None if attn_mask is None else _flatten_leading(attn_mask, arguments.leading),
+        dropout_p=arguments.dropout_p,
+        is_causal=is_causal,
+        scale=arguments.scale,
+        enable_gqa=arguments.group > 1,
+    ).reshape(*arguments.leading, *query.shape[-3:-1], value.shape[-1])
+    return (output if empty is None else output.masked_fill(empty, 0.0)), None
+
+
+def _additive_or_bool(
+    bias: Tensor | None, table: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the fused kernel takes as mask, and the rows that attend nothing.
+
+    Those rows attend everything in the kernel, and their output is zeroed afterwards: output and
+    gradient are then exactly 0 on every backend.
+    """
+    if bias is None and table is None:
+        return None, None
+    if bias is None:
+        assert table is not None
+        empty = ~table.any(-1, keepdim=True)
+        return table | empty, empty
+    if table is not None:
+        bias = bias.masked_fill(~table, -torch.inf)
+    filled, empty = normalizers.without_empty_rows(bias, -1)
+    return filled, empty
+
+
+def _flatten_leading(x: Tensor, leading: torch.Size) -> Tensor:
+    """The fast backends read ``(batch, heads, length, width)`` only; a matrix is a mask for all."""
+    if x.ndim == 2:
+        return x
+    x = x.reshape((1,) * (len(leading) + 3 - x.ndim) + x.shape)
+    return x.expand(*leading, *x.shape[-3:]).reshape(-1, *x.shape[-3:])

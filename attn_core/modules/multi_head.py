@@ -1,0 +1,209 @@
+"""Multi-head attention, and its grouped-query and multi-query forms."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from attn_core.attend import AttentionOutput, attention
+from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
+from attn_core.masks import Mask
+
+
+class MultiHeadAttention(nn.Module):
+    r"""Attend several times side by side, each head with projections of its own.
+
+    .. math::
+        \operatorname{MultiHead}(Q, K, V) = [H_1; \dots; H_h] \, W_O, \qquad
+        H_m = \operatorname{Attention}(Q W_Q^m, K W_K^m, V W_V^m)
+
+    With fewer key-value heads than query heads this is grouped-query attention; with one, it is
+    multi-query attention.
+
+    Args:
+        dim: width of the query and of the output.
+        heads: number of query heads.
+        kv_heads: number of key-value heads, a divisor of ``heads``; by default ``heads``.
+        head_dim: width of a head; by default ``dim / heads``.
+        bias: whether the projections have a bias.
+        dropout: share of weights dropped, while training only.
+        key_dim: width of the key; by default ``dim``.
+        value_dim: width of the value; by default ``dim``.
+
+    Attributes:
+        query_proj: ``dim`` to ``heads × head_dim``.
+        key_proj: ``key_dim`` to ``kv_heads × head_dim``.
+        value_proj: ``value_dim`` to ``kv_heads × head_dim``.
+        out_proj: ``heads × head_dim`` to ``dim``.
+
+    Raises:
+        ValueError: if a size is not positive, sizes do not divide, ``dropout`` is not in
+            [0, 1), or an input has the wrong shape.
+        TypeError: if a size is not an integer, or an input not a tensor.
+
+    Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023).
+
+    Example:
+        >>> import torch
+        >>> from attn_core import masks
+        >>> layer = MultiHeadAttention(dim=16, heads=4, kv_heads=2)
+        >>> x = torch.ones(2, 5, 16)
+        >>> layer(x, mask=masks.causal()).shape
+        torch.Size([2, 5, 16])
+        >>> layer(x, return_weights=True).weights.shape
+        torch.Size([2, 4, 5, 5])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(dim=dim, heads=heads)
+        if head_dim is None:
+            if dim % heads:
+                raise ValueError(f"dim must be a multiple of heads, got dim {dim}, heads {heads}")
+            head_dim = dim // heads
+        kv_heads = heads if kv_heads is None else kv_heads
+        key_dim = dim if key_dim is None else key_dim
+        value_dim = dim if value_dim is None else value_dim
+        check_sizes(kv_heads=kv_heads, head_dim=head_dim, key_dim=key_dim, value_dim=value_dim)
+        if heads % kv_heads:
+            raise ValueError(
+                f"heads must be a multiple of kv_heads, got heads {heads}, kv_heads {kv_heads}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        self.heads = heads
+        self.kv_heads = kv_heads
+        self.dropout = dropout
+        self.query_proj = nn.Linear(dim, heads * head_dim, bias=bias)
+        self.key_proj = nn.Linear(key_dim, kv_heads * head_dim, bias=bias)
+        self.value_proj = nn.Linear(value_dim, kv_heads * head_dim, bias=bias)
+        self.out_proj = nn.Linear(heads * head_dim, dim, bias=bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        mask: Tensor | Mask | None = None,
+        bias: Tensor | None = None,
+        q_offset: int | Tensor | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | AttentionOutput:
+        """Attend from ``query`` to ``key`` and ``value``, batch first.
+
+        Args:
+            query: ``(batch, L, dim)``.
+            key: ``(batch, S, key_dim)``; by default the query: self-attention.
+            value: ``(batch, S, value_dim)``; by default the key.
+            mask: a mask, or bool ``(L, S)`` or ``(batch, heads, L, S)``, **True = may attend**,
+                where :class:`torch.nn.MultiheadAttention` means the opposite.
+            bias: as in :func:`attn_core.attention`.
+            q_offset: as in :func:`attn_core.attention`.
+            return_weights: whether to return the weights ``(batch, heads, L, S)`` too.
+
+        Returns:
+            ``(batch, L, dim)``, or :class:`attn_core.AttentionOutput`.
+
+        Raises:
+            ValueError: if an input or ``mask`` has the wrong shape.
+            TypeError: if an input is not a tensor, or ``mask`` is not bool.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        check_batch("query", query, self.query_proj.in_features)
+        check_batch("key", key, self.key_proj.in_features)
+        check_batch("value", value, self.value_proj.in_features)
+        check_mask_dimensions(mask)
+        result = attention(
+            _split(self.query_proj(query), self.heads),
+            _split(self.key_proj(key), self.kv_heads),
+            _split(self.value_proj(value), self.kv_heads),
+            mask=mask,
+            bias=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+            q_offset=q_offset,
+            return_weights=return_weights,
+        )
+        if isinstance(result, AttentionOutput):
+            return AttentionOutput(self.out_proj(_join(result.output)), result.weights)
+        return self.out_proj(_join(result))
+
+    @classmethod
+    def from_torch(cls, layer: nn.MultiheadAttention) -> Self:
+        """Copy a :class:`torch.nn.MultiheadAttention`, weights and all.
+
+        The copy is batch first whatever ``layer.batch_first`` is, takes masks with True = may
+        attend, and returns the weights of each head, before dropout.
+
+        Args:
+            layer: the layer to copy.
+
+        Returns:
+            A layer that gives the same output.
+
+        Raises:
+            TypeError: if ``layer`` is no :class:`torch.nn.MultiheadAttention`.
+            ValueError: if it has ``add_bias_kv`` or ``add_zero_attn``, which this one has not.
+
+        Example:
+            >>> import torch
+            >>> theirs = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+            >>> ours = MultiHeadAttention.from_torch(theirs)
+            >>> x = torch.randn(1, 3, 8)
+            >>> torch.allclose(ours(x), theirs(x, x, x)[0], atol=1e-6)
+            True
+        """
+        if not isinstance(layer, nn.MultiheadAttention):
+            raise TypeError(f"layer must be a MultiheadAttention, got {type(layer).__name__}")
+        if layer.bias_k is not None or layer.add_zero_attn:
+            raise ValueError("layer has add_bias_kv or add_zero_attn, which cannot be copied")
+        has_bias = layer.in_proj_bias is not None
+        copy = cls(
+            layer.embed_dim,
+            layer.num_heads,
+            bias=has_bias,
+            dropout=layer.dropout,
+            key_dim=layer.kdim,
+            value_dim=layer.vdim,
+        ).to(layer.out_proj.weight)
+        in_projections = (copy.query_proj, copy.key_proj, copy.value_proj)
+        if layer.in_proj_weight is not None:
+            weights = layer.in_proj_weight.chunk(3)
+        else:
+            weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+        with torch.no_grad():
+            for projection, weight in zip(in_projections, weights, strict=True):
+                projection.weight.copy_(weight)
+            copy.out_proj.weight.copy_(layer.out_proj.weight)
+            if has_bias:
+                for projection, offset in zip(
+                    in_projections, layer.in_proj_bias.chunk(3), strict=True
+                ):
+                    projection.bias.copy_(offset)
+                copy.out_proj.bias.copy_(layer.out_proj.bias)
+        return copy.train(layer.training)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, kv_heads={self.kv_heads}, dropout={self.dropout}"
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, heads × width) to (batch, heads, length, width)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _join(x: Tensor) -> Tensor:
+    """(batch, heads, length, width) to (batch, length, heads × width)."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,200 @@
+r"""Step 1, score: one number for each pair of a query and a key.
+
+A score is a callable ``score(query, key)``: query ``(..., L, Dq)`` and key ``(..., S, Dk)`` give
+scores ``(..., L, S)``. :func:`attn_core.attention` takes any of them, or one of your own.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from attn_core.checks import check_sizes
+
+__all__ = ["Additive", "Bilinear", "cosine", "dot", "scaled_dot"]
+
+
+def dot(query: Tensor, key: Tensor) -> Tensor:
+    r"""Score by the dot product.
+
+    .. math:: e_{ij} = q_i \cdot k_j
+
+    Args:
+        query: ``(..., L, D)``.
+        key: ``(..., S, D)``.
+
+    Returns:
+        Scores ``(..., L, S)``, in the unit of query times key.
+
+    Raises:
+        ValueError: if query and key differ in width.
+
+    Source: Luong, Pham and Manning (2015), section 3.1, *dot*.
+
+    Example:
+        >>> import torch
+        >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        tensor([[3., 8.]])
+    """
+    _check_width(query, key)
+    return query @ key.transpose(-2, -1)
+
+
+def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
+    r"""Score by the dot product, divided by the root of the width.
+
+    .. math:: e_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}
+
+    With independent entries of variance 1 the dot product has variance :math:`D`; the division
+    brings it back to 1, for any width.
+
+    Args:
+        query: ``(..., L, D)``.
+        key: ``(..., S, D)``.
+
+    Returns:
+        Scores ``(..., L, S)``.
+
+    Raises:
+        ValueError: if query and key differ in width, or the width is 0.
+
+    Source: Vaswani et al. (2017), equation 1.
+
+    Example:
+        >>> import torch
+        >>> scaled_dot(torch.tensor([[1.0, 2.0, 2.0, 0.0]]), torch.ones(1, 4))
+        tensor([[2.5000]])
+    """
+    _check_width(query, key)
+    if query.shape[-1] == 0:
+        raise ValueError("query and key have width 0: a scaled dot product needs at least 1")
+    return dot(query, key) / math.sqrt(query.shape[-1])
+
+
+def cosine(query: Tensor, key: Tensor) -> Tensor:
+    r"""Score by the cosine of the angle between query and key.
+
+    .. math:: e_{ij} = \frac{q_i \cdot k_j}{\lVert q_i \rVert \, \lVert k_j \rVert}
+
+    A vector of zeros has no direction; its cosine with anything is 0 here.
+
+    Args:
+        query: ``(..., L, D)``.
+        key: ``(..., S, D)``.
+
+    Returns:
+        Scores ``(..., L, S)``, between −1 and 1.
+
+    Raises:
+        ValueError: if query and key differ in width.
+
+    Source: Graves, Wayne and Danihelka (2014), section 3.3.1.
+
+    Example:
+        >>> import torch
+        >>> cosine(torch.tensor([[3.0, 0.0]]), torch.tensor([[5.0, 0.0], [0.0, 1.0]]))
+        tensor([[1., 0.]])
+    """
+    _check_width(query, key)
+    return dot(nn.functional.normalize(query, dim=-1), nn.functional.normalize(key, dim=-1))
+
+
+class Bilinear(nn.Module):
+    r"""Score by a learned bilinear form: Luong's *general*.
+
+    .. math:: e_{ij} = q_i^\top W k_j
+
+    Args:
+        query_dim: width of a query, :math:`D_q`.
+        key_dim: width of a key, :math:`D_k`; the two may differ.
+
+    Attributes:
+        weight: :math:`W`, ``(query_dim, key_dim)``.
+
+    Raises:
+        ValueError: if a width is not positive, or query or key has another width.
+        TypeError: if a width is not an integer.
+
+    Source: Luong, Pham and Manning (2015), section 3.1, *general*.
+
+    Example:
+        >>> import torch
+        >>> score = Bilinear(query_dim=3, key_dim=5)
+        >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, query_dim: int, key_dim: int) -> None:
+        super().__init__()
+        check_sizes(query_dim=query_dim, key_dim=key_dim)
+        self.weight = nn.Parameter(torch.empty(query_dim, key_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
+        _check_is_width("query", query, self.weight.shape[0])
+        _check_is_width("key", key, self.weight.shape[1])
+        return query @ self.weight @ key.transpose(-2, -1)
+
+    def extra_repr(self) -> str:
+        return f"query_dim={self.weight.shape[0]}, key_dim={self.weight.shape[1]}"
+
+
+class Additive(nn.Module):
+    r"""Score by a network with one hidden layer: Bahdanau's attention, Luong's *concat*.
+
+    .. math:: e_{ij} = v^\top \tanh(W_q q_i + W_k k_j)
+
+    It holds ``L × S × hidden_dim`` numbers at a time, where the dot product holds ``L × S``.
+
+    Args:
+        query_dim: width of a query, :math:`D_q`.
+        key_dim: width of a key, :math:`D_k`; the two may differ.
+        hidden_dim: width of the hidden layer.
+
+    Attributes:
+        query_proj: :math:`W_q`, a linear layer without bias.
+        key_proj: :math:`W_k`, a linear layer without bias.
+        score_vector: :math:`v`, ``(hidden_dim,)``.
+
+    Raises:
+        ValueError: if a width is not positive, or query or key has another width.
+        TypeError: if a width is not an integer.
+
+    Source: Bahdanau, Cho and Bengio (2015), section A.1.2.
+
+    Example:
+        >>> import torch
+        >>> score = Additive(query_dim=3, key_dim=5, hidden_dim=8)
+        >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        check_sizes(query_dim=query_dim, key_dim=key_dim, hidden_dim=hidden_dim)
+        self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
+        self.key_proj = nn.Linear(key_dim, hidden_dim, bias=False)
+        self.score_vector = nn.Parameter(torch.empty(hidden_dim))
+        nn.init.uniform_(self.score_vector, -(hidden_dim**-0.5), hidden_dim**-0.5)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
+        _check_is_width("query", query, self.query_proj.in_features)
+        _check_is_width("key", key, self.key_proj.in_features)
+        rows = self.query_proj(query).unsqueeze(-2)  # (..., L, 1, hidden)
+        columns = self.key_proj(key).unsqueeze(-3)  # (..., 1, S, hidden)
+        return torch.tanh(rows + columns) @ self.score_vector
+
+
+def _check_width(query: Tensor, key: Tensor) -> None:
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            "query and key must have the same width for this score, got query "
+            f"{tuple(query.shape)} and key {tuple(key.shape)}"
+        )
+
+
+def _check_is_width(name: str, tensor: Tensor, width: int) -> None:
+    if tensor.shape[-1] != width:
+        raise ValueError(f"{name} must have width {width}, got {name} {tuple(tensor.shape)}")
