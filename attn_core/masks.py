@@ -12,11 +12,12 @@ Combine masks with ``&`` (both must allow), ``|`` (one must allow) and ``~`` (th
 """
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from attn_core.mask_picture import mask_picture
 
 __all__ = ["Indices", "Mask", "causal", "dense", "padding", "window"]
 
@@ -243,7 +244,7 @@ class Mask:
         k_len = self.k_len or self.q_len or self.min_keys or 8
         q_len = self.q_len or k_len
         table = self.dense(q_len, k_len, q_offset=0).cpu()
-        return _picture(table.reshape(-1, q_len, k_len), self.name)
+        return mask_picture(table.reshape(-1, q_len, k_len), self.name)
 
 
 def causal() -> Mask:
@@ -432,31 +433,3 @@ def _short(numbers: list[int]) -> str:
     if len(numbers) <= 6:
         return str(numbers)
     return f"[{', '.join(map(str, numbers[:3]))}, … {len(numbers)} entries]"
-
-
-def _picture(tables: Tensor, name: str) -> str:
-    """Inline SVG of up to four tables side by side, with a description for screen readers."""
-    shown, cell, gap = tables[:4], 16, 24
-    count, q_len, k_len = shown.shape
-    width, height = count * (k_len * cell + gap) + 16, q_len * cell + 44
-    squares = []
-    for panel, table in enumerate(shown.tolist()):
-        left = 20 + panel * (k_len * cell + gap)
-        for i, row in enumerate(table):
-            for j, allowed in enumerate(row):
-                fill = "#6a51a3" if allowed else "#ffffff"
-                squares.append(
-                    f'<rect x="{left + j * cell}" y="{24 + i * cell}" width="{cell}" '
-                    f'height="{cell}" fill="{fill}" stroke="#b0b0b0"/>'
-                )
-        squares.append(f'<text x="{left}" y="18">keys →</text>')
-    allowed_share = f"{int(shown.sum())} of {shown.numel()} pairs allowed"
-    return (
-        f'<figure style="margin:0;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
-        f'role="img" aria-label="Mask {escape(name)}: {allowed_share}" width="{width}" '
-        f'height="{height}" style="background:#ffffff" font-family="sans-serif" font-size="12" '
-        f'fill="#333333">{"".join(squares)}<text x="12" y="{24 + q_len * cell}" '
-        f'transform="rotate(-90 12 {24 + q_len * cell})">queries →</text>'
-        f'<text x="20" y="{height - 6}">filled: may attend</text></svg>'
-        f"<figcaption>{escape(name)}</figcaption></figure>"
-    )
