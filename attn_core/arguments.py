@@ -33,7 +33,7 @@ class Arguments:
         q_offset: position of query 0 among the keys.
         without_heads: whether the caller gave plain matrices, so that the result is one too.
 
-    Source: DESIGN of this book, section 3.
+    Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
     Example:
         >>> import torch
@@ -143,7 +143,7 @@ def check_arguments(
         TypeError: if an argument has the wrong type or dtype.
         ValueError: if an argument has the wrong shape, device or range.
 
-    Source: DESIGN of this book, section 3.
+    Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
     Example:
         >>> import torch

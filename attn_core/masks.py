@@ -120,7 +120,7 @@ class Mask:
             ValueError: if the mask does not fit these lengths, or ``q_offset`` is needed.
             TypeError: if ``q_offset`` is no integer.
 
-        Source: DESIGN of this book: one predicate, everything else follows.
+        Source: this package; FlexAttention builds its block masks from a predicate the same way.
 
         Example:
             >>> causal().dense(2, 3, q_offset=1)
@@ -412,7 +412,7 @@ def check_q_offset(q_offset: object) -> None:
         TypeError: if it is neither.
         ValueError: if it is a tensor that is not one-dimensional.
 
-    Source: DESIGN of this book, section 3.
+    Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
     Example:
         >>> check_q_offset(3)

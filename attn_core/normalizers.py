@@ -131,7 +131,7 @@ def without_empty_rows(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: if ``scores`` is not a floating point tensor.
 
-    Source: this book; the mistake is the first in the list of what most code gets wrong.
+    Source: this package; most code gets fully masked rows wrong.
 
     Example:
         >>> import torch

@@ -32,7 +32,7 @@ class Choice:
         kernel: the name of the kernel that runs.
         refused: for each kernel that cannot do the job, the reason.
 
-    Source: DESIGN of this book, section 3.
+    Source: this package; :func:`torch.nn.attention.sdpa_kernel` does it for PyTorch.
 
     Example:
         >>> print(Choice("explicit", {"sdpa": "softcap is given"}))
@@ -59,7 +59,7 @@ def use(kernel: str) -> Iterator[None]:
         ValueError: if there is no such kernel. A call that the kernel cannot do raises one too,
             with the reason; it never falls back to another kernel.
 
-    Source: DESIGN of this book, section 3.
+    Source: this package; :func:`torch.nn.attention.sdpa_kernel` does it for PyTorch.
 
     Example:
         >>> import torch, attn_core
@@ -94,7 +94,7 @@ def which(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Choice
         TypeError: as :func:`attn_core.attention`.
         ValueError: as :func:`attn_core.attention`.
 
-    Source: DESIGN of this book, section 3.
+    Source: this package; :func:`torch.nn.attention.sdpa_kernel` does it for PyTorch.
 
     Example:
         >>> import torch
