@@ -19,7 +19,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Array:
         The encoding in float64, shape (length, dim).
 
     Raises:
-        ValueError: length or dim is negative, or base is not above 0.
+        ValueError: length is negative, dim is below 1, or base is not above 0.
 
     Source:
         Vaswani et al. 2017, section 3.5; D4 section 2.3.1 prints it with a single frequency.
@@ -28,12 +28,14 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Array:
         >>> sinusoidal(2, 4).round(4).tolist()
         [[0.0, 1.0, 0.0, 1.0], [0.8415, 0.5403, 0.01, 1.0]]
     """
-    if length < 0 or dim < 0:
-        raise ValueError(f"length and dim must be at least 0, got length={length} and dim={dim}")
+    if length < 0 or dim < 1:
+        raise ValueError(
+            f"length must be at least 0 and dim at least 1, got length={length} and dim={dim}"
+        )
     if base <= 0:
         raise ValueError(f"base must be above 0, got {base}")
     position = np.arange(length)[:, None]
-    frequency = base ** (-np.arange(0, dim, 2) / dim) if dim else np.empty(0)
+    frequency = base ** (-np.arange(0, dim, 2) / dim)
     angle = position * frequency
     encoding = np.empty((length, dim))
     encoding[:, 0::2] = np.sin(angle)
