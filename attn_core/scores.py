@@ -182,8 +182,12 @@ class Additive(nn.Module):
         """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
         _check_is_width("query", query, self.query_proj.in_features)
         _check_is_width("key", key, self.key_proj.in_features)
-        rows = self.query_proj(query).unsqueeze(-2)  # (..., L, 1, hidden)
-        columns = self.key_proj(key).unsqueeze(-3)  # (..., 1, S, hidden)
+        return self.from_projections(self.query_proj(query), self.key_proj(key))
+
+    def from_projections(self, query: Tensor, key: Tensor) -> Tensor:
+        """Score what is projected already: a decoder projects its keys once, not at each step."""
+        rows = query.unsqueeze(-2)  # (..., L, 1, hidden_dim)
+        columns = key.unsqueeze(-3)  # (..., 1, S, hidden_dim)
         return torch.tanh(rows + columns) @ self.score_vector
 
 

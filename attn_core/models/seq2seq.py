@@ -100,15 +100,12 @@ class BahdanauDecoder(nn.Module):
         features, weights = [], []
         for previous_token in embedded.unbind(dim=1):
             query = self.score.query_proj(state)[:, None]
-            context, weights_t = attend(query, projected, memory, self.score_projected)
+            context, weights_t = attend(query, projected, memory, self.score.from_projections)
             context = context[:, 0]
             state = self.cell(torch.cat([previous_token, context], dim=-1), state)
             features.append(torch.cat([state, context, previous_token], dim=-1))
             weights.append(weights_t)
         return torch.stack(features, dim=1), torch.cat(weights, dim=1), state
-
-    def score_projected(self, query: Tensor, key: Tensor) -> Tensor:
-        return torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) @ self.score.score_vector
 
 
 class LuongDecoder(nn.Module):
@@ -151,7 +148,12 @@ def attend(query: Tensor, key: Tensor, memory: Memory, score: Score) -> tuple[Te
     return output[:, 0], weights[:, 0]
 
 
-DECODERS = {None: PlainDecoder, "bahdanau": BahdanauDecoder, "luong": LuongDecoder}
+Decoder = PlainDecoder | BahdanauDecoder | LuongDecoder
+DECODERS: dict[str | None, type[Decoder]] = {
+    None: PlainDecoder,
+    "bahdanau": BahdanauDecoder,
+    "luong": LuongDecoder,
+}
 
 
 class Seq2Seq(nn.Module):
@@ -208,9 +210,7 @@ class Seq2Seq(nn.Module):
         self.source_embedding = nn.Embedding(len(source_vocab), embedding_dim, padding_idx=PAD)
         self.encoder = Encoder(embedding_dim, hidden_dim)
         self.target_embedding = nn.Embedding(len(target_vocab), embedding_dim, padding_idx=PAD)
-        self.decoder: PlainDecoder | BahdanauDecoder | LuongDecoder = DECODERS[attention](
-            embedding_dim, hidden_dim
-        )
+        self.decoder = DECODERS[attention](embedding_dim, hidden_dim)
         self.output = nn.Linear(self.decoder.feature_dim, len(target_vocab))
         self.dropout = nn.Dropout(dropout)
 
