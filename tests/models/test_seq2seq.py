@@ -136,15 +136,6 @@ def test_luong_asks_with_the_new_state(batch):
     torch.testing.assert_close(model.align(source, target)[row].detach(), torch.from_numpy(weights))
 
 
-def test_projecting_the_keys_once_gives_the_additive_score():
-    decoder = make_model("bahdanau").decoder
-    query, key = torch.randn(3, 2, 8), torch.randn(3, 5, 16)
-    projected = decoder.score_projected(
-        decoder.score.query_proj(query), decoder.score.key_proj(key)
-    )
-    torch.testing.assert_close(projected, decoder.score(query, key))
-
-
 def test_without_attention_two_sentences_of_one_summary_cannot_be_told_apart(batch):
     source, target = batch
     model = make_model(None)
