@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 COLORS: dict[str, str] = {
     "query": "#0072B2",
     "key": "#B84E00",
-    "value": "#00795A",
+    "value": "#0B7A3E",
     "weights": "#A5397F",
     "output": "#1A1A1A",
     "good": "#17727F",
