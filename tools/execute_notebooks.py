@@ -34,9 +34,9 @@ NOTEBOOK_METADATA = {
     },
 }
 SETUP_TAGS = ["setup", "remove-cell"]
-SETUP_SOURCE = '''\
+SETUP_SOURCE = """\
 # On Colab and Binder: install the book's package and fetch its data where they are missing.
-import importlib
+import importlib.util
 import subprocess
 import sys
 
@@ -44,7 +44,7 @@ if importlib.util.find_spec("attn_core") is None:
     package = "attn-core[chapters] @ git+{address}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
     subprocess.run([sys.executable, "-m", "attn_core.data"], check=True)
-    importlib.invalidate_caches()'''
+    importlib.invalidate_caches()"""
 
 
 def public_address() -> str:

@@ -1,0 +1,86 @@
+"""The files around the chapters agree with each other: commands, contents, citations."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from execute_notebooks import ROOT
+
+PAGES = sorted(
+    path
+    for path in ROOT.glob("chapters/**/*")
+    if path.suffix in (".md", ".ipynb") and ".ipynb_checkpoints" not in path.parts
+)
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+
+
+def text_of(path: Path) -> str:
+    """The markdown of a page."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def make_targets() -> set[str]:
+    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    return set(rules)
+
+
+def test_plain_make_lists_every_command():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^make ([a-z]+)", listed, flags=re.M)) == make_targets() - {"help"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_named_commands_exist(path: Path):
+    commands = re.findall(r"(?:`|^ {4}|^)make ([a-z]+)\b", text_of(path), flags=re.M)
+    assert set(commands) <= make_targets()
+
+
+def test_readme_gives_the_two_commands():
+    assert {"make book", "make test"} <= set(text_of(ROOT / "README.md").split("\n"))
+
+
+def contents() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+
+    def files(entry: dict) -> list[str]:
+        below = [*entry.get("chapters", []), *entry.get("sections", [])]
+        return [entry["file"], *(file for child in below for file in files(child))]
+
+    return [toc["root"], *(f for part in toc["parts"] for c in part["chapters"] for f in files(c))]
+
+
+def test_table_of_contents_lists_every_page_once():
+    pages = [str(path.relative_to(ROOT).with_suffix("")) for path in PAGES]
+    assert sorted(contents()) == sorted(pages)
+
+
+def bibliography() -> list[str]:
+    return re.findall(r"^@\w+\{([^,\s]+),", (ROOT / "references.bib").read_text(), flags=re.M)
+
+
+def test_bibliography_has_no_key_twice():
+    keys = bibliography()
+    assert sorted(set(keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_cited_entries_exist(path: Path):
+    cited = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text_of(path))
+    keys = {key.strip() for group in cited for key in group.split(",")}
+    assert keys <= set(bibliography())
+
+
+def test_built_files_are_not_committed():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = [git, "ls-files", "_build", "_vendor", ".venv"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert listed == ""
