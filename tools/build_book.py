@@ -54,10 +54,14 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def is_current() -> bool:
+    return FINGERPRINT.exists() and FINGERPRINT.read_text() == fingerprint()
+
+
 def main() -> int:
     fetch_mathjax()
-    current = fingerprint()
-    if not (FINGERPRINT.exists() and FINGERPRINT.read_text() == current):
+    if not is_current():
+        current = fingerprint()
         shutil.rmtree(BUILD, ignore_errors=True)
         command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
         command += ["-n", "-W", "--keep-going", "--quiet"]

@@ -1,0 +1,147 @@
+"""A real Chromium, and what it sees when it visits a page of the built site."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+MISSING = (
+    "The tests of the built site need Chromium or Chrome, and none was found. Install it, for "
+    "example with `apt-get install chromium` or `brew install --cask chromium`, or set CHROMIUM "
+    "to the path of one."
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = {"desktop": 1200, "phone": 400}
+SCHEMES = ("light", "dark")
+AXE_OPTIONS = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "resultTypes": ["violations"],
+}
+UNRENDERED_MATHS = """() => [...document.querySelectorAll('.math')]
+    .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
+    .map(e => e.textContent.trim().slice(0, 60))"""
+DIMMED_FIGURES = """() => [...document.querySelectorAll('div.cell_output img')].filter(e => {
+    const style = getComputedStyle(e);
+    return style.filter !== 'none' || style.backgroundColor !== 'rgb(255, 255, 255)';
+  }).map(e => e.alt.slice(0, 60))"""
+# Named with what sticks out, so that a failure says where to look.
+PAGE_SCROLL = """() => {
+  const page = document.documentElement;
+  if (page.scrollWidth <= page.clientWidth) return [];
+  return [...document.querySelectorAll('main *')]
+    .filter(e => e.getBoundingClientRect().right > page.clientWidth + 1)
+    .map(e => `${e.tagName} ${e.className}`.slice(0, 80)).slice(0, 5)
+    .concat(`${page.scrollWidth} > ${page.clientWidth}`);
+}"""
+
+
+def chromium() -> str | None:
+    """The path of a Chromium or Chrome: $CHROMIUM, or the first one that is installed."""
+    candidates = [os.environ.get("CHROMIUM"), *map(shutil.which, NAMES), MAC]
+    return next((path for path in candidates if path and Path(path).exists()), None)
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        raise RuntimeError(MISSING)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address at which a folder is served on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@dataclass
+class Visit:
+    """What happened on one page, over both colour schemes and both widths."""
+
+    third_party: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    scrolls: list[str] = field(default_factory=list)
+    unrendered: list[str] = field(default_factory=list)
+    dimmed: list[str] = field(default_factory=list)
+    equations: int = 0
+
+
+@contextmanager
+def opened(browser: Browser, address: str, home: str, visit: Visit) -> Iterator[Page]:
+    """The page at an address, loaded; what lies outside `home` is a third party."""
+    context = browser.new_context(viewport={"width": WIDTHS["desktop"], "height": 900})
+    page = context.new_page()
+
+    def note_request(request) -> None:
+        if not request.url.startswith((home, "data:", "blob:")):
+            visit.third_party.append(request.url)
+
+    page.on("request", note_request)
+    page.on("requestfailed", lambda request: visit.failed.append(request.url))
+    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda line: visit.complaints.append(line.text) if line.type in ("error", "warning") else 0,
+    )
+    page.goto(address, wait_until="load")
+    # Equations are set after loading; MathJax's promise says when it is done.
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    yield page
+    context.close()
+
+
+def violations(page: Page, where: str) -> list[str]:
+    """axe-core's findings, one line for each element."""
+    found = Axe().run(page, options=AXE_OPTIONS).response["violations"]
+    return [f"{where}: {v['id']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
+
+
+def visited(browser: Browser, address: str, home: str) -> Visit:
+    visit = Visit()
+    with opened(browser, address, home, visit) as page:
+        visit.equations = page.locator("mjx-container").count()
+        visit.unrendered = page.evaluate(UNRENDERED_MATHS)
+        for name, width in WIDTHS.items():
+            page.set_viewport_size({"width": width, "height": 900})
+            for scheme in SCHEMES:
+                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                page.wait_for_timeout(100)
+                where = f"{name}, {scheme}"
+                visit.violations += violations(page, where)
+                if scheme == "dark":
+                    visit.dimmed += page.evaluate(DIMMED_FIGURES)
+            visit.scrolls += page.evaluate(PAGE_SCROLL)
+    return visit

@@ -1,0 +1,35 @@
+"""The built site and one browser for each test file that needs them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import build_book
+import pytest
+from browser import launched, served
+from playwright.sync_api import Browser
+
+SITE = build_book.INDEX.parent
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """The folder of the built site, which must be that of the present sources."""
+    if not build_book.is_current():
+        pytest.fail("The built site is missing or older than its sources. Run: make book")
+    return SITE
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    try:
+        with launched() as chromium:
+            yield chromium
+    except RuntimeError as error:
+        pytest.fail(str(error))
+
+
+@pytest.fixture(scope="module")
+def home(site: Path) -> Iterator[str]:
+    """The address of the served site."""
+    with served(site) as address:
+        yield address

@@ -1,0 +1,56 @@
+"""The checks of the site notice what they are there for: one planted defect each."""
+
+from pathlib import Path
+
+import pytest
+from browser import served, visited
+from links import broken
+from playwright.sync_api import Browser
+
+PAGE = """<!DOCTYPE html>
+<html lang="en" data-theme="light">
+<head><title>A page</title><meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,"></head>
+<body><main><h1>A page</h1>{body}</main></body></html>"""
+
+DEFECTS = {
+    "third_party": '<script src="https://cdn.example/library.js"></script>',
+    "failed": '<img alt="A picture that is not there" src="http://127.0.0.1:1/picture.png">',
+    "complaints": "<script>throw new Error('planted')</script>",
+    "violations": '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">',
+    "scrolls": '<div style="width: 900px">wide</div>',
+    "unrendered": r'<span class="math">\(x\)</span>',
+    "dimmed": '<div class="cell_output" style="filter: none">'
+    '<img alt="A dimmed picture" style="filter: brightness(.8)" src="data:,"></div>',
+}
+
+
+@pytest.mark.parametrize("body", ["", *DEFECTS.values()], ids=["none", *DEFECTS])
+def test_planted_defect_is_noticed(tmp_path: Path, browser: Browser, body: str):
+    (tmp_path / "page.html").write_text(PAGE.format(body=body), encoding="utf-8")
+    with served(tmp_path) as home:
+        visit = visited(browser, f"{home}/page.html", home)
+    noticed = {name for name in DEFECTS if getattr(visit, name)}
+    expected = {name for name, planted in DEFECTS.items() if planted == body}
+    assert noticed >= expected
+    assert expected or not noticed
+
+
+BROKEN = {
+    "does not exist": '<a href="nowhere.html">gone</a>',
+    "has no such anchor": '<a href="page.html#nowhere">gone</a>',
+    "is used twice": '<p id="here"></p><p id="here"></p>',
+    "loads https": '<script src="https://cdn.example/library.js"></script>',
+}
+
+
+@pytest.mark.parametrize(("what", "body"), BROKEN.items())
+def test_broken_link_is_noticed(tmp_path: Path, what: str, body: str):
+    (tmp_path / "page.html").write_text(PAGE.format(body=body), encoding="utf-8")
+    assert [line for line in broken(tmp_path) if what in line] != []
+
+
+def test_whole_page_has_no_broken_link(tmp_path: Path):
+    body = '<p id="here"><a href="#here">a</a> <a href="page.html#here">b</a> <a href="https://x.org">c</a>'
+    (tmp_path / "page.html").write_text(PAGE.format(body=body), encoding="utf-8")
+    assert broken(tmp_path) == []
