@@ -69,8 +69,8 @@ def live_attention(
               c = \sum_j a_j v_j
 
     It is SVG with a few lines of script and needs no library. Without script it is a still
-    picture. The unrounded numbers stand in the attributes `data-scores`, `data-weights` and
-    `data-output`.
+    picture. The script keeps the unrounded numbers in the attributes `data-scores`, `data-weights`
+    and `data-output`.
 
     Args:
         words: S words.
@@ -120,9 +120,10 @@ def live_attention(
         "words": names,
         "query": query_array.tolist(),
         "temperature": float(temperature),
-        "scores": scores[0].tolist(),
-        "weights": weights[0].tolist(),
-        "output": output[0].tolist(),
+        # Rounded, so that every processor writes the same page; the script writes them in full.
+        "scores": scores[0].round(6).tolist(),
+        "weights": weights[0].round(6).tolist(),
+        "output": output[0].round(6).tolist(),
         "limit": limit,
         "frames": {
             "query": [0.0, 0.0, key_frame.unit],
