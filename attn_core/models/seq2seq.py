@@ -62,21 +62,22 @@ class Encoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """No attention: the summary is the first state, and all that the decoder sees of the source.
+    """No attention: every step gets the same summary, and that is all it sees of the source.
 
-    s_t = GRU(y_{t-1}, s_{t-1}),  s_0 = summary
+    s_t = GRU([y_{t-1} ; summary], s_{t-1}),  s_0 = summary
     """
 
     def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
-        self.feature_dim = hidden_dim
+        self.gru = nn.GRU(embedding_dim + hidden_dim, hidden_dim, batch_first=True)
+        self.feature_dim = hidden_dim + hidden_dim + embedding_dim
 
     def forward(
         self, embedded: Tensor, memory: Memory, state: Tensor
     ) -> tuple[Tensor, None, Tensor]:
-        states, last = self.gru(embedded, state[None])
-        return states, None, last[0]
+        context = memory.summary[:, None].expand(-1, embedded.shape[1], -1)
+        states, last = self.gru(torch.cat([embedded, context], dim=-1), state[None])
+        return torch.cat([states, context, embedded], dim=-1), None, last[0]
 
 
 class BahdanauDecoder(nn.Module):
@@ -175,8 +176,9 @@ class Seq2Seq(nn.Module):
         ValueError: ``attention`` is none of the three, or a width is not positive.
 
     Source:
-        Without attention: Sutskever, Vinyals and Le (2014), with the gated unit and the
-        encoder–decoder of Cho et al. (2014). ``"bahdanau"``: Bahdanau, Cho and Bengio (2015).
+        Without attention: Cho et al. (2014), whose decoder sees the summary at every step; that of
+        Sutskever, Vinyals and Le (2014) only starts from it.
+        ``"bahdanau"``: Bahdanau, Cho and Bengio (2015).
         ``"luong"``: Luong, Pham and Manning (2015). Documents: D0 §1.2, D1 appendix, D2 §1.
 
     Example:
