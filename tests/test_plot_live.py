@@ -168,6 +168,17 @@ def test_query_stays_in_its_drawing(page):
     assert numbers(figure)[0][0] == limit
 
 
+def test_page_around_the_figure_does_not_matter(page):
+    figure = live_attention(WORDS, KEYS, VALUES, QUERY)
+    wrapped = LiveFigure(f'<div class="output weight handle controls">{figure.html}</div>')
+    drawn = []
+    for shown in (figure, wrapped):
+        page.set_content(page_of(shown))
+        set_slider(page.locator(".attn-live"), "y", 0.5)
+        drawn.append(page.locator(".attn-live").inner_html())
+    assert drawn[0] == drawn[1]
+
+
 def test_two_figures_on_a_page_do_not_meet(page):
     figure = live_attention(WORDS, KEYS, VALUES, QUERY)
     page.set_content(page_of(figure, figure))

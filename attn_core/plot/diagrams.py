@@ -80,9 +80,10 @@ def flow_chart(
     ax.axis("off")
     patches = {name: _draw_box(ax, box) for name, box in boxes.items()}
     for start, end, *text in arrows:
+        tail, tip = _ends(boxes[start], boxes[end])
         arrow = FancyArrowPatch(
-            boxes[start].at,
-            boxes[end].at,
+            tail,
+            tip,
             patchA=patches[start],
             patchB=patches[end],
             arrowstyle="-|>",
@@ -95,7 +96,7 @@ def flow_chart(
         )
         ax.add_patch(arrow)
         if text:
-            _label(ax, text[0], boxes[start], boxes[end])
+            _label(ax, text[0], boxes[start], boxes[end], tail, tip)
     set_title(ax, title)
     return ax
 
@@ -116,23 +117,35 @@ def _check(
                 raise ValueError(f"arrows names the box {end!r}; the boxes are {[*boxes]}")
 
 
-def _label(ax: Axes, text: str, start: Box, end: Box) -> None:
+def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where an arrow runs: straight down or across where the boxes face each other."""
+    tail, tip = list(start.at), list(end.at)
+    for axis, sizes in enumerate([(start.width, end.width), (start.height, end.height)]):
+        low = max(at[axis] - size / 2 for at, size in zip((tail, tip), sizes, strict=True))
+        high = min(at[axis] + size / 2 for at, size in zip((tail, tip), sizes, strict=True))
+        if low < high:
+            tail[axis] = tip[axis] = (low + high) / 2
+            break
+    return (tail[0], tail[1]), (tip[0], tip[1])
+
+
+def _label(
+    ax: Axes,
+    text: str,
+    start: Box,
+    end: Box,
+    tail: tuple[float, float],
+    tip: tuple[float, float],
+) -> None:
     """Write beside the middle of what is seen of the arrow: right of a steep one, above a flat."""
-    steep = abs(end.at[1] - start.at[1]) >= abs(end.at[0] - start.at[0])
-    if steep:
-        down = 1 if end.at[1] > start.at[1] else -1
-        first = start.at[1] + down * start.height / 2
-        last = end.at[1] - down * end.height / 2
-        y = (first + last) / 2
-        share = (y - start.at[1]) / (end.at[1] - start.at[1])
-        x = start.at[0] + share * (end.at[0] - start.at[0])
-    else:
-        right = 1 if end.at[0] > start.at[0] else -1
-        x = (start.at[0] + right * start.width / 2 + end.at[0] - right * end.width / 2) / 2
-        y = (start.at[1] + end.at[1]) / 2
+    steep = abs(tip[1] - tail[1]) >= abs(tip[0] - tail[0])
+    axis, sizes = (1, (start.height, end.height)) if steep else (0, (start.width, end.width))
+    forward = 1 if tip[axis] > tail[axis] else -1
+    seen = (tail[axis] + forward * sizes[0] / 2, tip[axis] - forward * sizes[1] / 2)
+    share = (sum(seen) / 2 - tail[axis]) / (tip[axis] - tail[axis])
     ax.annotate(
         text,
-        (x, y),
+        (tail[0] + share * (tip[0] - tail[0]), tail[1] + share * (tip[1] - tail[1])),
         xytext=(7, 0) if steep else (0, 5),
         textcoords="offset points",
         ha="left" if steep else "center",

@@ -31,8 +31,8 @@ SCRIPT = """
 for (const root of document.querySelectorAll(".attn-live:not([data-ready])")) {
   root.dataset.ready = "";
   const data = name => JSON.parse(root.dataset[name]);
-  const all = name => [...root.querySelectorAll(name)];
-  const one = name => root.querySelector(name);
+  const all = name => [...root.querySelectorAll(`:scope ${name}`)];
+  const one = name => root.querySelector(`:scope ${name}`);
   const keys = data("keys"), values = data("values"), words = data("words");
   const frames = data("frames"), limit = data("limit");
   const start = { query: data("query"), temperature: data("temperature") };
