@@ -20,8 +20,8 @@ from typing import NamedTuple
 from attn_core.data import packages
 
 LOCALES = {"zh": r"zh|zh_CN|zh_Hans|zh_Hans_CN", "fr": r"fr|fr_FR"}
-MAX_WORDS = 16
-MAX_TARGET = {"zh": 32, "fr": 24}
+MAX_WORDS = 12
+MAX_TARGET = {"zh": 24, "fr": 18}
 
 PLACEHOLDER = re.compile(
     r"%\([^)]*\)[#0-9.+ -]*[a-zA-Z]"  # %(name)s
@@ -93,7 +93,7 @@ def pairs(language: str) -> list[Pair]:
     - Messages with markup, addresses, code or several lines are left out.
     - A translation equal to its source is left out: it cannot be told from an untranslated one. A
       Chinese one must have at least one Chinese character.
-    - English has 1 to 16 tokens, one of them a word; Chinese at most 32, French at most 24.
+    - English has 1 to 12 tokens, one of them a word; Chinese at most 24, French at most 18.
     - Equal pairs count once, with the first origin; one source may keep several translations.
 
     English and French are tokenised by words. Chinese is tokenised by characters: that needs no
@@ -194,16 +194,20 @@ def groups(found: Sequence[Pair]) -> list[list[Pair]]:
     return list(members.values())
 
 
-def split(found: Sequence[Pair], *, held_out: int = 600, seed: int = 0) -> Split:
+def split(
+    found: Sequence[Pair], *, held_out: int = 600, min_words: int = 3, seed: int = 0
+) -> Split:
     """Divide pairs into training, validation and test without leaks.
 
     Two pairs whose sources or whose targets are near-duplicates (equal `key`) always fall on the
     same side, chains included. Groups are shuffled and dealt to test, then to validation, until
-    each has `held_out` pairs; groups of more than eight pairs go to training.
+    each has `held_out` pairs. Groups of more than eight pairs go to training, and so do those with
+    a source of fewer than `min_words` tokens: they are entries of a dictionary, not sentences.
 
     Args:
         found: what `pairs` returned.
         held_out: the size of test and of validation, in pairs (the last group may exceed it).
+        min_words: the length of the shortest source to test on, in tokens.
         seed: of the shuffle.
 
     Returns:
@@ -214,10 +218,10 @@ def split(found: Sequence[Pair], *, held_out: int = 600, seed: int = 0) -> Split
     dealt = groups(found)
     random.Random(seed).shuffle(dealt)
     for group in dealt:
-        small = len(group) <= 8
-        if small and len(test) < held_out:
+        suits = len(group) <= 8 and all(len(p.source.split()) >= min_words for p in group)
+        if suits and len(test) < held_out:
             test += group
-        elif small and len(validation) < held_out:
+        elif suits and len(validation) < held_out:
             validation += group
         else:
             train += group
