@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from attn_core import scores as score_functions
-from attn_core.masks import Mask, causal, check_q_offset
+from attn_core.checks import check_floating_point, check_number, check_q_offset, check_share
+from attn_core.masks import Mask, causal
 
 Score = Callable[[Tensor, Tensor], Tensor]
 Normalizer = Callable[[Tensor, int], Tensor]
@@ -84,7 +84,8 @@ class Arguments:
     def table(self) -> Tensor | None:
         """The mask as a bool tensor that broadcasts to ``(..., Hq, L, S)``."""
         if isinstance(self.mask, Mask):
-            return self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
+            table = self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
+            return table[0] if table.ndim == 4 and len(table) == 1 else table
         return None if self.mask is None else _at_least_a_matrix(self.mask)
 
     def without_masked(self, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,6 +151,12 @@ def check_arguments(
         >>> check_arguments(torch.ones(2, 4), torch.ones(3, 4), torch.ones(3, 5)).k_len
         3
     """
+    if score is not None and not callable(score):
+        raise TypeError(f"score must be a callable (query, key), got {score!r}")
+    if normalizer is not None and not callable(normalizer):
+        raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
+    if scale is not None:
+        check_number("scale", scale)
     _check_tensors(query, key, value)
     without_heads = query.ndim == key.ndim == value.ndim == 2
     query, key, value = (x[None] if x.ndim == 2 else x for x in (query, key, value))
@@ -160,20 +167,14 @@ def check_arguments(
             )
         if query.shape[-1] == 0:
             raise ValueError(f"query and key have width 0, {_shapes(query, key, value)}")
-    if score is not None and not callable(score):
-        raise TypeError(f"score must be a callable (query, key), got {score!r}")
-    if normalizer is not None and not callable(normalizer):
-        raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if score is score_functions.scaled_dot:
         scale = (1.0 if scale is None else scale) / math.sqrt(query.shape[-1])
         score = score_functions.dot
-    _check_number("scale", scale)
-    _check_number("softcap", softcap)
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, got {softcap}")
-    _check_number("dropout_p", dropout_p)
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"dropout_p must be at least 0 and below 1, got {dropout_p}")
+    if softcap is not None:
+        check_number("softcap", softcap)
+        if softcap <= 0:
+            raise ValueError(f"softcap must be positive, got {softcap}")
+    check_share("dropout_p", dropout_p)
     if q_offset is not None:
         check_q_offset(q_offset)
     if scale is None:
@@ -203,8 +204,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             hint = "; for NumPy arrays there is attn_core.reference.attention"
             raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}{hint}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        check_floating_point(name, tensor)
         if tensor.ndim < 2:
             raise ValueError(
                 f"{name} must be (..., heads, length, width) or (length, width), got "
@@ -220,8 +220,10 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     q_heads, k_heads, v_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (query, key, value))
     if k_heads != v_heads:
         raise ValueError(f"key and value must have the same number of heads, {seen}")
-    if k_heads == 0 or q_heads % k_heads:
-        raise ValueError(f"the heads of query must be a multiple of the heads of key, {seen}")
+    if 0 in (q_heads, k_heads) or q_heads % k_heads:
+        raise ValueError(
+            f"the heads of query must be a multiple of the heads of key, at least 1, {seen}"
+        )
     try:
         torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
     except RuntimeError:
@@ -250,8 +252,7 @@ def _check_mask(arguments: Arguments) -> None:
                 )
         if mask.heads is not None and mask.heads != heads:
             raise ValueError(f"mask {mask.name} has {mask.heads} heads, but query has {heads}")
-        if mask.uses_positions and arguments.q_offset is None and q_len != k_len:
-            mask.dense(q_len, k_len)  # raises the error that explains q_offset
+        mask.check_fit(q_len, k_len, arguments.q_offset, arguments.query.device)
         return
     if not isinstance(mask, Tensor):
         raise TypeError(
@@ -293,11 +294,6 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
 
 def _at_least_a_matrix(x: Tensor) -> Tensor:
     return x.reshape((1,) * (2 - x.ndim) + x.shape)
-
-
-def _check_number(name: str, number: object) -> None:
-    if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
-        raise TypeError(f"{name} must be a number, got {number!r}")
 
 
 def _shapes(query: Tensor, key: Tensor, value: Tensor) -> str:

@@ -1,8 +1,14 @@
 """What several parts of the package check about their arguments."""
 
+import math
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 
-from attn_core.masks import Mask
+if TYPE_CHECKING:
+    from attn_core.masks import Mask
 
 
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
@@ -14,18 +20,72 @@ def check_sizes(*, least: int = 1, **sizes: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {size}")
 
 
-def check_batch(name: str, x: Tensor, width: int) -> None:
-    """Refuse anything but a batch of sequences of this width."""
+def check_number(name: str, number: object) -> None:
+    """Refuse what is no finite real number."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+
+
+def check_share(name: str, share: object) -> None:
+    """Refuse what is no share of weights that may be dropped."""
+    check_number(name, share)
+    if not 0 <= share < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be at least 0 and below 1, got {share}")
+
+
+def check_floating_point(name: str, x: Tensor) -> None:
+    """Refuse anything but a floating point tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
-    if x.ndim != 3 or x.shape[-1] != width:
-        raise ValueError(f"{name} must be (batch, length, {width}), got {name} {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
 
 
-def check_mask_dimensions(mask: Tensor | Mask | None) -> None:
+def check_sequence(name: str, x: Tensor, width: int) -> None:
+    """Refuse anything but sequences of vectors of this width."""
+    check_floating_point(name, x)
+    if x.ndim < 2 or x.shape[-1] != width:
+        raise ValueError(f"{name} must be (..., length, {width}), got {name} {tuple(x.shape)}")
+
+
+def check_batch(name: str, x: Tensor, parameter: Tensor) -> None:
+    """Refuse anything but a batch of sequences that this parameter can be applied to."""
+    check_sequence(name, x, parameter.shape[-1])
+    if x.ndim != 3:
+        raise ValueError(
+            f"{name} must be (batch, length, {parameter.shape[-1]}), got {name} {tuple(x.shape)}"
+        )
+    check_same_kind(name, x, "the layer", parameter)
+
+
+def check_same_kind(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors of different dtypes, or on different devices."""
+    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"{name} has dtype {x.dtype}, but {other_name} has {other.dtype}")
+    if x.device != other.device:
+        raise ValueError(f"{name} is on {x.device}, but {other_name} is on {other.device}")
+
+
+def check_mask_dimensions(mask: "Tensor | Mask | None") -> None:
     """Refuse a tensor of three dimensions, of which the first may mean batch or heads."""
     if isinstance(mask, Tensor) and mask.ndim not in (2, 4):
         raise ValueError(
             "mask must be (queries, keys) or (batch, heads, queries, keys), where batch and heads "
             f"may be 1, got mask {tuple(mask.shape)}"
         )
+
+
+def check_q_offset(q_offset: object) -> None:
+    """Refuse what is neither an integer nor a vector of integers."""
+    if isinstance(q_offset, Tensor):
+        if q_offset.is_floating_point() or q_offset.is_complex() or q_offset.dtype == torch.bool:
+            raise TypeError(f"q_offset must hold integers, got {q_offset.dtype}")
+        if q_offset.ndim != 1:
+            raise ValueError(
+                "q_offset must be an int or one integer per batch entry, got shape "
+                f"{tuple(q_offset.shape)}"
+            )
+    elif not isinstance(q_offset, int) or isinstance(q_offset, bool):
+        raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")

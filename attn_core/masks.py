@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attn_core.checks import check_q_offset, check_sizes
 from attn_core.mask_picture import mask_picture
 
 __all__ = ["Indices", "Mask", "causal", "dense", "padding", "window"]
@@ -127,11 +128,11 @@ class Mask:
             tensor([[ True,  True, False],
                     [ True,  True,  True]])
         """
-        self._check_fit(q_len, k_len)
         device = torch.device(device) if device is not None else self.device
-        if self.device is not None and device != self.device:
-            raise ValueError(f"mask {self.name} is on {self.device}, but was asked for on {device}")
-        offset = self._offset(q_len, k_len, q_offset, device)
+        self.check_fit(q_len, k_len, q_offset, device)
+        offset: int | Tensor = 0 if q_offset is None else q_offset
+        if isinstance(offset, Tensor):
+            offset = offset.to(device)[:, None, None, None]
         row = torch.arange(q_len, device=device)[:, None]
         at = Indices(
             batch=torch.arange(self.batch or 1, device=device)[:, None, None, None],
@@ -148,38 +149,36 @@ class Mask:
             table = table.reshape(q_len, k_len)
         return table if table.ndim == 2 else table.reshape((1,) * (4 - table.ndim) + table.shape)
 
-    def _offset(
+    def check_fit(
         self,
         q_len: int,
         k_len: int,
-        q_offset: int | Tensor | None,
-        device: torch.device | None,
-    ) -> int | Tensor:
-        if q_offset is None:
-            if self.uses_positions and q_len != k_len:
-                raise ValueError(
-                    f"mask {self.name} compares positions, and there are {q_len} queries for "
-                    f"{k_len} keys: give q_offset, the position of query 0 among the keys. "
-                    f"q_offset=0 aligns the first query with the first key, "
-                    f"q_offset={k_len - q_len} the last query with the last key"
-                )
-            return 0
-        check_q_offset(q_offset)
-        if isinstance(q_offset, int):
-            return q_offset
-        if self.batch not in (None, 1, len(q_offset)):
-            raise ValueError(
-                f"q_offset has {len(q_offset)} entries, but mask {self.name} has {self.batch} "
-                "batch entries"
-            )
-        return q_offset.to(device)[:, None, None, None]
-
-    def _check_fit(self, q_len: int, k_len: int) -> None:
+        q_offset: int | Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Refuse a call that this mask does not fit; see :meth:`dense`."""
+        check_sizes(least=0, q_len=q_len, k_len=k_len)
+        if None not in (self.device, device) and device != self.device:
+            raise ValueError(f"mask {self.name} is on {self.device}, but was asked for on {device}")
         for name, seen, fits in (("queries", q_len, self.q_len), ("keys", k_len, self.k_len)):
             if fits is not None and seen != fits:
                 raise ValueError(f"mask {self.name} is made for {fits} {name}, got {seen}")
         if k_len < self.min_keys:
             raise ValueError(f"mask {self.name} needs at least {self.min_keys} keys, got {k_len}")
+        if q_offset is not None:
+            check_q_offset(q_offset)
+        elif self.uses_positions and q_len != k_len:
+            raise ValueError(
+                f"mask {self.name} compares positions, and there are {q_len} queries for "
+                f"{k_len} keys: give q_offset, the position of query 0 among the keys. "
+                f"q_offset=0 aligns the first query with the first key, "
+                f"q_offset={k_len - q_len} the last query with the last key"
+            )
+        if isinstance(q_offset, Tensor) and self.batch not in (None, 1, len(q_offset)):
+            raise ValueError(
+                f"q_offset has {len(q_offset)} entries, but mask {self.name} has {self.batch} "
+                "batch entries"
+            )
 
     def __and__(self, other: "Mask") -> "Mask":
         return self._combine(other, lambda a, b: a & b, "&")
@@ -338,11 +337,14 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
                 [[ True,  True, False]]])
     """
     device = lengths.device if isinstance(lengths, Tensor) else None
-    lengths = torch.as_tensor(lengths)
-    if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64):
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"lengths must be integers, got {lengths!r}") from None
     if lengths.ndim != 1 or len(lengths) == 0:
         raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.min() < 0:
         raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
     return Mask(
@@ -400,33 +402,6 @@ def dense(table: Tensor) -> Mask:
         k_len=k_len,
         device=table.device,
     )
-
-
-def check_q_offset(q_offset: object) -> None:
-    """Refuse a ``q_offset`` that is neither an integer nor a vector of integers.
-
-    Args:
-        q_offset: what a caller gave.
-
-    Raises:
-        TypeError: if it is neither.
-        ValueError: if it is a tensor that is not one-dimensional.
-
-    Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
-
-    Example:
-        >>> check_q_offset(3)
-    """
-    if isinstance(q_offset, Tensor):
-        if q_offset.is_floating_point() or q_offset.is_complex() or q_offset.dtype == torch.bool:
-            raise TypeError(f"q_offset must hold integers, got {q_offset.dtype}")
-        if q_offset.ndim != 1:
-            raise ValueError(
-                "q_offset must be an int or one integer per batch entry, got shape "
-                f"{tuple(q_offset.shape)}"
-            )
-    elif not isinstance(q_offset, int) or isinstance(q_offset, bool):
-        raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")
 
 
 def _short(numbers: list[int]) -> str:

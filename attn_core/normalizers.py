@@ -8,6 +8,8 @@ and so is its gradient, where the plain formula gives NaN.
 import torch
 from torch import Tensor
 
+from attn_core.checks import check_floating_point
+
 __all__ = ["hard", "softmax", "sparsemax"]
 
 
@@ -24,7 +26,8 @@ def softmax(scores: Tensor, dim: int = -1) -> Tensor:
         Weights, shaped like ``scores``; zeros for a row of −inf.
 
     Raises:
-        TypeError: if ``scores`` is not floating point.
+        TypeError: if ``scores`` is not floating point, or ``dim`` no integer.
+        ValueError: if ``scores`` have no such dimension.
 
     Source: Bridle (1990); D0, section 4.1.
 
@@ -54,7 +57,8 @@ def sparsemax(scores: Tensor, dim: int = -1) -> Tensor:
         Weights, shaped like ``scores``; zeros for a row of −inf.
 
     Raises:
-        TypeError: if ``scores`` is not floating point.
+        TypeError: if ``scores`` is not floating point, or ``dim`` no integer.
+        ValueError: if ``scores`` have no such dimension.
 
     Source: Martins and Astudillo (2016), algorithm 1.
 
@@ -95,7 +99,8 @@ def hard(scores: Tensor, dim: int = -1) -> Tensor:
         Weights, shaped like ``scores``: exactly one 1 in a row; zeros for a row of −inf.
 
     Raises:
-        TypeError: if ``scores`` is not floating point.
+        TypeError: if ``scores`` is not floating point, or ``dim`` no integer.
+        ValueError: if ``scores`` have no such dimension.
 
     Source: Bengio, Léonard and Courville (2013), straight-through; D2, section 2.2, hard attention.
 
@@ -129,7 +134,8 @@ def without_empty_rows(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         along ``dim``.
 
     Raises:
-        TypeError: if ``scores`` is not a floating point tensor.
+        TypeError: if ``scores`` is not a floating point tensor, or ``dim`` no integer.
+        ValueError: if ``scores`` have no such dimension.
 
     Source: this package; most code gets fully masked rows wrong.
 
@@ -139,8 +145,10 @@ def without_empty_rows(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         >>> filled.tolist(), empty.tolist()
         ([[1.0], [0.0]], [[False], [True]])
     """
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        seen = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores must be a floating point tensor, got {seen}")
+    check_floating_point("scores", scores)
+    if not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {dim!r}")
+    if not -scores.ndim <= dim < scores.ndim:
+        raise ValueError(f"scores {tuple(scores.shape)} have no dimension dim {dim}")
     empty = scores.isneginf().all(dim, keepdim=True)
     return scores.masked_fill(empty, 0.0), empty

@@ -6,7 +6,7 @@ An encoding is a vector per position that is added to the embedding of the token
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_sizes
+from attn_core.checks import check_number, check_sequence, check_sizes
 
 __all__ = ["LearnedEncoding", "SinusoidalEncoding", "sinusoidal"]
 
@@ -43,7 +43,8 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     """
     check_sizes(least=0, length=length)
     check_sizes(dim=dim)
-    if not base > 0:
+    check_number("base", base)
+    if base <= 0:
         raise ValueError(f"base must be positive, got {base}")
     return _angles_to_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
 
@@ -81,7 +82,7 @@ class SinusoidalEncoding(nn.Module):
 
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
         """Encode ``x`` ``(..., L, dim)``, whose first vector stands at position ``offset``."""
-        _check_sequence(x, self.dim)
+        check_sequence("x", x, self.dim)
         check_sizes(least=0, offset=offset)
         positions = torch.arange(offset, offset + x.shape[-2], device=x.device)
         return x + _angles_to_table(positions, self.dim, self.base).to(x.dtype)
@@ -123,7 +124,7 @@ class LearnedEncoding(nn.Module):
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
         """Encode ``x`` ``(..., L, dim)``, whose first vector stands at position ``offset``."""
         max_len, dim = self.weight.shape
-        _check_sequence(x, dim)
+        check_sequence("x", x, dim)
         check_sizes(least=0, offset=offset)
         if offset + x.shape[-2] > max_len:
             raise ValueError(
@@ -140,8 +141,3 @@ def _angles_to_table(positions: Tensor, dim: int, base: float) -> Tensor:
     pairs = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device)
     angles = positions.to(torch.float64)[:, None] * base ** (-pairs / dim)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, :dim]
-
-
-def _check_sequence(x: Tensor, dim: int) -> None:
-    if x.ndim < 2 or x.shape[-1] != dim:
-        raise ValueError(f"x must be (..., length, {dim}), got x {tuple(x.shape)}")

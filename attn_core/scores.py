@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_sizes
+from attn_core.checks import check_floating_point, check_same_kind, check_sequence, check_sizes
 
 __all__ = ["Additive", "Bilinear", "cosine", "dot", "scaled_dot"]
 
@@ -27,7 +27,8 @@ def dot(query: Tensor, key: Tensor) -> Tensor:
         Scores ``(..., L, S)``, in the unit of query times key.
 
     Raises:
-        ValueError: if query and key differ in width.
+        TypeError: if query or key is not a floating point tensor, or their dtypes differ.
+        ValueError: if query and key differ in width, do not broadcast, or are no matrices.
 
     Source: Luong, Pham and Manning (2015), section 3.1, *dot*.
 
@@ -56,7 +57,8 @@ def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
         Scores ``(..., L, S)``.
 
     Raises:
-        ValueError: if query and key differ in width, or the width is 0.
+        TypeError: as :func:`dot`.
+        ValueError: as :func:`dot`, or if the width is 0.
 
     Source: Vaswani et al. (2017), equation 1.
 
@@ -65,9 +67,7 @@ def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
         >>> scaled_dot(torch.tensor([[1.0, 2.0, 2.0, 0.0]]), torch.ones(1, 4))
         tensor([[2.5000]])
     """
-    _check_width(query, key)
-    if query.shape[-1] == 0:
-        raise ValueError("query and key have width 0: a scaled dot product needs at least 1")
+    _check_width(query, key, least=1)
     return dot(query, key) / math.sqrt(query.shape[-1])
 
 
@@ -86,7 +86,8 @@ def cosine(query: Tensor, key: Tensor) -> Tensor:
         Scores ``(..., L, S)``, between −1 and 1.
 
     Raises:
-        ValueError: if query and key differ in width.
+        TypeError: as :func:`dot`.
+        ValueError: as :func:`dot`, or if the width is 0.
 
     Source: Graves, Wayne and Danihelka (2014), section 3.3.1.
 
@@ -95,8 +96,8 @@ def cosine(query: Tensor, key: Tensor) -> Tensor:
         >>> cosine(torch.tensor([[3.0, 0.0]]), torch.tensor([[5.0, 0.0], [0.0, 1.0]]))
         tensor([[1., 0.]])
     """
-    _check_width(query, key)
-    return dot(nn.functional.normalize(query, dim=-1), nn.functional.normalize(key, dim=-1))
+    _check_width(query, key, least=1)
+    return dot(_direction(query), _direction(key))
 
 
 class Bilinear(nn.Module):
@@ -132,8 +133,10 @@ class Bilinear(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
-        _check_is_width("query", query, self.weight.shape[0])
-        _check_is_width("key", key, self.weight.shape[1])
+        check_sequence("query", query, self.weight.shape[0])
+        check_sequence("key", key, self.weight.shape[1])
+        _check_pair(query, key)
+        check_same_kind("query", query, "the layer", self.weight)
         return query @ self.weight @ key.transpose(-2, -1)
 
     def extra_repr(self) -> str:
@@ -180,8 +183,10 @@ class Additive(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
-        _check_is_width("query", query, self.query_proj.in_features)
-        _check_is_width("key", key, self.key_proj.in_features)
+        check_sequence("query", query, self.query_proj.in_features)
+        check_sequence("key", key, self.key_proj.in_features)
+        _check_pair(query, key)
+        check_same_kind("query", query, "the layer", self.score_vector)
         return self.from_projections(self.query_proj(query), self.key_proj(key))
 
     def from_projections(self, query: Tensor, key: Tensor) -> Tensor:
@@ -191,14 +196,33 @@ class Additive(nn.Module):
         return torch.tanh(rows + columns) @ self.score_vector
 
 
-def _check_width(query: Tensor, key: Tensor) -> None:
+def _check_pair(query: Tensor, key: Tensor) -> None:
+    for name, tensor in (("query", query), ("key", key)):
+        check_floating_point(name, tensor)
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{name} must be (..., length, width), got {name} {tuple(tensor.shape)}"
+            )
+    check_same_kind("key", key, "query", query)
+    seen = f"got query {tuple(query.shape)}, key {tuple(key.shape)}"
+    try:
+        torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    except RuntimeError:
+        raise ValueError(f"query and key must broadcast before the length, {seen}") from None
+
+
+def _check_width(query: Tensor, key: Tensor, *, least: int = 0) -> None:
+    _check_pair(query, key)
+    seen = f"got query {tuple(query.shape)}, key {tuple(key.shape)}"
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(
-            "query and key must have the same width for this score, got query "
-            f"{tuple(query.shape)} and key {tuple(key.shape)}"
-        )
+        raise ValueError(f"query and key must have the same width for this score, {seen}")
+    if query.shape[-1] < least:
+        raise ValueError(f"query and key must have at least width {least}, {seen}")
 
 
-def _check_is_width(name: str, tensor: Tensor, width: int) -> None:
-    if tensor.shape[-1] != width:
-        raise ValueError(f"{name} must have width {width}, got {name} {tuple(tensor.shape)}")
+def _direction(x: Tensor) -> Tensor:
+    """Vectors of length 1; a vector of zeros stays one, and its gradient is 0."""
+    is_zero = (x == 0).all(-1, keepdim=True)
+    x = x.masked_fill(is_zero, 1.0)
+    x = x / x.abs().amax(-1, keepdim=True).detach()  # so that no square over- or underflows
+    return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)).masked_fill(is_zero, 0.0)

@@ -69,7 +69,7 @@ def use(kernel: str) -> Iterator[None]:
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """
-    if kernel not in _KERNELS:
+    if kernel not in list(_KERNELS):
         raise ValueError(f"kernel must be one of {sorted(_KERNELS)}, got {kernel!r}")
     token = _fixed.set(kernel)
     try:

@@ -42,22 +42,33 @@ def _masked_scores(
 
 def _score(arguments: Arguments, query: Tensor, key: Tensor) -> Tensor:
     score = arguments.score or dot
-    scores = score(_stack_groups(query, arguments.group), key)
-    expected = (arguments.group * arguments.q_len, arguments.k_len)
-    if scores.shape[-2:] != expected:
+    query = _stack_groups(query, arguments.group)
+    scores = score(query, key)
+    expected = (
+        *torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]),
+        query.shape[-2],
+        key.shape[-2],
+    )
+    _check_is_tensor("score", scores)
+    if scores.shape[-2:] != expected[-2:] or not _broadcasts(scores.shape, expected):
         raise ValueError(
-            f"score must return (..., queries, keys) = (..., {expected[0]}, {expected[1]}), got "
-            f"{tuple(scores.shape)}"
+            f"score must return (..., queries, keys) = {expected}, got {tuple(scores.shape)}"
         )
-    return _unstack_groups(scores, arguments.group) * arguments.scale
+    return _unstack_groups(scores.expand(expected), arguments.group) * arguments.scale
 
 
 def _normalise(arguments: Arguments, scores: Tensor) -> Tensor:
+    # A value may have a batch where query and key have none: then so have the weights.
+    return _normalise_rows(arguments, scores).expand(*arguments.leading, *scores.shape[-3:])
+
+
+def _normalise_rows(arguments: Arguments, scores: Tensor) -> Tensor:
     if arguments.normalizer is None:
         return normalizers.softmax(scores)
     # A normaliser from outside may not know what to do with a row of −inf, so it gets none.
     filled, empty = normalizers.without_empty_rows(scores, -1)
     weights = arguments.normalizer(filled, -1)
+    _check_is_tensor("normalizer", weights)
     if weights.shape != scores.shape:
         raise ValueError(
             f"normalizer must keep the shape of the scores {tuple(scores.shape)}, got "
@@ -78,3 +89,15 @@ def _stack_groups(x: Tensor, group: int) -> Tensor:
 def _unstack_groups(x: Tensor, group: int) -> Tensor:
     """(..., Hkv, group × L, D) back to (..., Hq, L, D)."""
     return x if group == 1 else x.unflatten(-2, (group, -1)).flatten(-4, -3)
+
+
+def _check_is_tensor(name: str, result: object) -> None:
+    if not isinstance(result, Tensor):
+        raise TypeError(f"{name} must return a torch tensor, got {type(result).__name__}")
+
+
+def _broadcasts(shape: torch.Size, full: tuple[int, ...]) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, full) == full
+    except RuntimeError:
+        return False

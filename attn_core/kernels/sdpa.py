@@ -69,4 +69,4 @@ def _flatten_leading(x: Tensor, leading: torch.Size) -> Tensor:
     if x.ndim == 2:
         return x
     x = x.reshape((1,) * (len(leading) + 3 - x.ndim) + x.shape)
-    return x.expand(*leading, *x.shape[-3:]).reshape(-1, *x.shape[-3:])
+    return x.expand(*leading, *x.shape[-3:]).reshape(leading.numel(), *x.shape[-3:])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
+from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
 
 
@@ -80,8 +80,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"heads must be a multiple of kv_heads, got heads {heads}, kv_heads {kv_heads}"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        check_share("dropout", dropout)
         self.heads = heads
         self.kv_heads = kv_heads
         self.dropout = dropout
@@ -122,9 +121,9 @@ class MultiHeadAttention(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
-        check_batch("query", query, self.query_proj.in_features)
-        check_batch("key", key, self.key_proj.in_features)
-        check_batch("value", value, self.value_proj.in_features)
+        check_batch("query", query, self.query_proj.weight)
+        check_batch("key", key, self.key_proj.weight)
+        check_batch("value", value, self.value_proj.weight)
         check_mask_dimensions(mask)
         result = attention(
             _split(self.query_proj(query), self.heads),

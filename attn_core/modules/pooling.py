@@ -60,7 +60,7 @@ class AttentionPooling(nn.Module):
             ValueError: if ``x`` or ``mask`` has the wrong shape.
             TypeError: if ``x`` is not a tensor, or ``mask`` is not bool.
         """
-        check_batch("x", x, len(self.query))
+        check_batch("x", x, self.query)
         check_mask_dimensions(mask)
         query = self.query.expand(len(x), 1, 1, -1)
         result = attention(

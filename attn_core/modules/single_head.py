@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
             ValueError: if ``x`` or ``mask`` has the wrong shape.
             TypeError: if ``x`` is not a tensor, or ``mask`` is not bool.
         """
-        check_batch("x", x, self.query_proj.in_features)
+        check_batch("x", x, self.query_proj.weight)
         check_mask_dimensions(mask)
         query, key, value = (
             project(x)[:, None] for project in (self.query_proj, self.key_proj, self.value_proj)
