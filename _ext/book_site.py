@@ -59,7 +59,7 @@ DOCUMENTED_AT = {
 }
 
 
-def forget_thebe(app: Sphinx) -> None:
+def forget_thebe(app: Sphinx, _: Config) -> None:
     """Disconnect sphinx-thebe, which Jupyter Book always loads: it names a CDN on every page."""
     for listeners in list(app.events.listeners.values()):
         for listener in list(listeners):
@@ -104,6 +104,11 @@ REMEDIES = [
         r'<div class="sidebar-primary-item">(\s*<a class="navbar-brand logo")',
         r'<div class="sidebar-primary-item" role="navigation" aria-label="Home">\1',
     ),
+    # the control that unfolds the pages below a page shows an icon alone
+    (r'<summary>(<span class="toctree-toggle")', r'<summary aria-label="Pages below">\1'),
+    # Markdown has no table without a header row, and no empty corner
+    (r'<thead>\s*<tr class="row-odd">(?:<th class="head"><p></p></th>\s*)+</tr>\s*</thead>', ""),
+    (r'<th class="head"><p></p></th>', '<td class="head"></td>'),
     # roles of the bibliography that have become obsolete
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     (r' role="doc-biblioentry"', ""),
@@ -123,7 +128,7 @@ def mend_pages(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", hide_dead_buttons)
-    app.connect("builder-inited", forget_thebe)
+    app.connect("config-inited", forget_thebe)
     app.connect("env-before-read-docs", load_mathjax_only_where_needed)
     app.connect("missing-reference", link_to_documentation)
     app.connect("build-finished", mend_pages)

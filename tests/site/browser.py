@@ -34,6 +34,7 @@ SCHEMES = ("light", "dark")
 AXE_OPTIONS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
+    "preload": False,  # axe's own copy of the style sheets would look for its imports elsewhere
 }
 UNRENDERED_MATHS = """() => [...document.querySelectorAll('.math')]
     .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
@@ -42,13 +43,16 @@ DIMMED_FIGURES = """() => [...document.querySelectorAll('div.cell_output img')].
     const style = getComputedStyle(e);
     return style.filter !== 'none' || style.backgroundColor !== 'rgb(255, 255, 255)';
   }).map(e => e.alt.slice(0, 60))"""
-# Named with what sticks out, so that a failure says where to look.
+# Named with what sticks out of no box of its own, so that a failure says where to look.
 PAGE_SCROLL = """() => {
   const page = document.documentElement;
-  if (page.scrollWidth <= page.clientWidth) return [];
+  if (page.scrollWidth <= page.clientWidth + 1) return [];  // rounding
+  const boxed = e => e && e !== page &&
+    (getComputedStyle(e).overflowX !== 'visible' || boxed(e.parentElement));
   return [...document.querySelectorAll('main *')]
     .filter(e => e.getBoundingClientRect().right > page.clientWidth + 1)
-    .map(e => `${e.tagName} ${e.className}`.slice(0, 80)).slice(0, 5)
+    .filter(e => !boxed(e.parentElement))
+    .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`).slice(0, 5)
     .concat(`${page.scrollWidth} > ${page.clientWidth}`);
 }"""
 
@@ -111,10 +115,13 @@ def opened(browser: Browser, address: str, home: str, visit: Visit) -> Iterator[
 
     page.on("request", note_request)
     page.on("requestfailed", lambda request: visit.failed.append(request.url))
+    page.on("response", lambda r: visit.failed.append(r.url) if r.status >= 400 else None)
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     page.on(
         "console",
-        lambda line: visit.complaints.append(line.text) if line.type in ("error", "warning") else 0,
+        lambda line: (
+            visit.complaints.append(line.text) if line.type in ("error", "warning") else None
+        ),
     )
     page.goto(address, wait_until="load")
     # Equations are set after loading; MathJax's promise says when it is done.
@@ -136,9 +143,9 @@ def visited(browser: Browser, address: str, home: str) -> Visit:
         visit.unrendered = page.evaluate(UNRENDERED_MATHS)
         for name, width in WIDTHS.items():
             page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(500)  # the scripts answer a resize after 0.3 s
             for scheme in SCHEMES:
                 page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-                page.wait_for_timeout(100)
                 where = f"{name}, {scheme}"
                 visit.violations += violations(page, where)
                 if scheme == "dark":
