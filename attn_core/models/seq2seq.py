@@ -21,9 +21,10 @@ Score = Callable[[Tensor, Tensor], Tensor]
 class Memory(NamedTuple):
     """What the encoder hands to the decoder.
 
-    ``states`` ``(batch, source length, 2 · hidden)`` has one row for every source token,
-    ``is_token`` ``(batch, source length)`` is False on padding, and ``summary``
-    ``(batch, hidden)`` is the whole sentence in one vector: the decoder's first state.
+    Attributes:
+        states: one row for every source token, ``(batch, source length, memory_dim)``.
+        is_token: False on padding, ``(batch, source length)``.
+        summary: the whole sentence in one vector, the decoder's first state, ``(batch, hidden)``.
     """
 
     states: Tensor
@@ -32,42 +33,56 @@ class Memory(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """``tokens`` ``(batch, length)``; ``weights`` ``(batch, length, source length)`` or None."""
+    """What greedy decoding returns.
+
+    Attributes:
+        tokens: ``(batch, T)``, without ``<bos>``; 0 after ``<eos>``.
+        weights: the attention weights, ``(batch, T, source length)``; None without attention.
+    """
 
     tokens: Tensor
     weights: Tensor | None
 
 
 class Encoder(nn.Module):
-    """Reads the source in both directions; its last states become the summary.
+    r"""Reads the source, in both directions or in one; its last states become the summary.
 
-    h_j = [→h_j ; ←h_j],  summary = tanh(W [→h_S ; ←h_1])
+    .. math::
+        \mathbf{h}_j = [\overrightarrow{\mathbf{h}}_j ; \overleftarrow{\mathbf{h}}_j], \qquad
+        \text{summary} = \tanh([\overrightarrow{\mathbf{h}}_S ; \overleftarrow{\mathbf{h}}_1] W)
+
+    Source: Schuster and Paliwal (1997); Bahdanau, Cho and Bengio (2015), section 3.2.
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+    def __init__(self, embedding_dim: int, hidden_dim: int, bidirectional: bool = True) -> None:
         super().__init__()
-        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.summarise = nn.Linear(2 * hidden_dim, hidden_dim)
+        self.memory_dim = hidden_dim * (2 if bidirectional else 1)
+        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
+        self.summarise = nn.Linear(self.memory_dim, hidden_dim)
 
     def forward(self, embedded: Tensor, is_token: Tensor) -> Memory:
         packed = pack_padded_sequence(
             embedded, is_token.sum(dim=-1).cpu(), batch_first=True, enforce_sorted=False
         )
-        packed_states, (forward_last, backward_last) = self.gru(packed)
+        packed_states, last = self.gru(packed)  # last: (directions, batch, hidden)
         states, _ = pad_packed_sequence(
             packed_states, batch_first=True, total_length=is_token.shape[1]
         )
-        summary = torch.tanh(self.summarise(torch.cat([forward_last, backward_last], dim=-1)))
+        summary = torch.tanh(self.summarise(last.transpose(0, 1).flatten(start_dim=1)))
         return Memory(states, is_token, summary)
 
 
 class PlainDecoder(nn.Module):
-    """No attention: every step gets the same summary, and that is all it sees of the source.
+    r"""No attention: every step gets the same summary, and that is all it sees of the source.
 
-    s_t = GRU([y_{t-1} ; summary], s_{t-1}),  s_0 = summary
+    .. math::
+        \mathbf{z}_t = \mathrm{GRU}([\mathbf{y}_{t-1} ; \text{summary}], \mathbf{z}_{t-1}),
+        \qquad \mathbf{z}_0 = \text{summary}
+
+    Source: Cho et al. (2014).
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+    def __init__(self, embedding_dim: int, hidden_dim: int, memory_dim: int) -> None:
         super().__init__()
         self.gru = nn.GRU(embedding_dim + hidden_dim, hidden_dim, batch_first=True)
         self.feature_dim = hidden_dim + hidden_dim + embedding_dim
@@ -81,15 +96,18 @@ class PlainDecoder(nn.Module):
 
 
 class BahdanauDecoder(nn.Module):
-    """Additive attention: the previous state asks, and the answer enters the next state.
+    r"""Additive attention: the previous state asks, and the answer enters the next state.
 
-    e_tj = vᵀ tanh(W s_{t-1} + U h_j),  c_t = Σ_j softmax(e_t)_j h_j,
-    s_t = GRU([y_{t-1} ; c_t], s_{t-1})
+    .. math::
+        s_{tj} = \mathbf{v}^\top \tanh(W_q \mathbf{z}_{t-1} + W_k \mathbf{h}_j), \qquad
+        \mathbf{c}_t = \sum_j \mathrm{softmax}(s_t)_j \, \mathbf{h}_j, \qquad
+        \mathbf{z}_t = \mathrm{GRU}([\mathbf{y}_{t-1} ; \mathbf{c}_t], \mathbf{z}_{t-1})
+
+    Source: Bahdanau, Cho and Bengio (2015), section 3.1 and appendix A.
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+    def __init__(self, embedding_dim: int, hidden_dim: int, memory_dim: int) -> None:
         super().__init__()
-        memory_dim = 2 * hidden_dim
         self.score = Additive(hidden_dim, memory_dim, hidden_dim)
         self.cell = nn.GRUCell(embedding_dim + memory_dim, hidden_dim)
         self.feature_dim = hidden_dim + memory_dim + embedding_dim
@@ -110,18 +128,22 @@ class BahdanauDecoder(nn.Module):
 
 
 class LuongDecoder(nn.Module):
-    """Global attention with the *general* score: the new state asks, beside the recurrence.
+    r"""Global attention with the *general* score: the new state asks, beside the recurrence.
 
-    s_t = GRU(y_{t-1}, s_{t-1}),  e_tj = s_tᵀ W h_j,  c_t = Σ_j softmax(e_t)_j h_j,
-    s̃_t = tanh(W_c [c_t ; s_t])
+    .. math::
+        \mathbf{z}_t = \mathrm{GRU}(\mathbf{y}_{t-1}, \mathbf{z}_{t-1}), \qquad
+        s_{tj} = \mathbf{z}_t^\top W \mathbf{h}_j, \qquad
+        \mathbf{c}_t = \sum_j \mathrm{softmax}(s_t)_j \, \mathbf{h}_j, \qquad
+        \tilde{\mathbf{z}}_t = \tanh([\mathbf{c}_t ; \mathbf{z}_t] W_c)
 
     The recurrence does not depend on the contexts (no input feeding), so all steps of a known
     target are computed at once.
+
+    Source: Luong, Pham and Manning (2015), sections 3 and 3.1.
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int) -> None:
+    def __init__(self, embedding_dim: int, hidden_dim: int, memory_dim: int) -> None:
         super().__init__()
-        memory_dim = 2 * hidden_dim
         self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
         self.score = Bilinear(hidden_dim, memory_dim)
         self.combine = nn.Linear(memory_dim + hidden_dim, hidden_dim)
@@ -158,9 +180,9 @@ DECODERS: dict[str | None, type[Decoder]] = {
 
 
 class Seq2Seq(nn.Module):
-    """A GRU encoder–decoder that turns one sequence of tokens into another.
+    r"""A GRU encoder–decoder that turns one sequence of tokens into another.
 
-    p(y | x) = Π_t p(y_t | y_1 … y_{t-1}, x),  p(y_t | …) = softmax(W_o · features_t)
+    .. math:: p(y \mid x) = \prod_t p(y_t \mid y_1, \dots, y_{t-1}, x)
 
     Args:
         source_vocab: the tokens of the source.
@@ -170,16 +192,15 @@ class Seq2Seq(nn.Module):
         attention: None, the decoder sees the encoder's last states only; ``"bahdanau"``,
             additive attention from the previous state; ``"luong"``, bilinear attention from the
             new state.
+        bidirectional: whether the encoder reads the source backwards too.
         dropout: share of the embeddings' and features' entries that training sets to zero.
 
     Raises:
         ValueError: ``attention`` is none of the three, or a width is not positive.
 
-    Source:
-        Without attention: Cho et al. (2014), whose decoder sees the summary at every step; that of
-        Sutskever, Vinyals and Le (2014) only starts from it.
-        ``"bahdanau"``: Bahdanau, Cho and Bengio (2015).
-        ``"luong"``: Luong, Pham and Manning (2015). Documents: D0 §1.2, D1 appendix, D2 §1.
+    Source: without attention Cho et al. (2014), whose decoder sees the summary at every step, where
+    that of Sutskever, Vinyals and Le (2014) only starts from it; ``"bahdanau"`` Bahdanau, Cho and
+    Bengio (2015); ``"luong"`` Luong, Pham and Manning (2015). Documents: D0 §1.2, D2 §1.
 
     Example:
         >>> digits = Vocabulary("0123456789")
@@ -200,6 +221,7 @@ class Seq2Seq(nn.Module):
         embedding_dim: int = 32,
         hidden_dim: int = 64,
         attention: Attention | None = None,
+        bidirectional: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -210,9 +232,9 @@ class Seq2Seq(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {width}")
         self.attention = attention
         self.source_embedding = nn.Embedding(len(source_vocab), embedding_dim, padding_idx=PAD)
-        self.encoder = Encoder(embedding_dim, hidden_dim)
+        self.encoder = Encoder(embedding_dim, hidden_dim, bidirectional)
         self.target_embedding = nn.Embedding(len(target_vocab), embedding_dim, padding_idx=PAD)
-        self.decoder = DECODERS[attention](embedding_dim, hidden_dim)
+        self.decoder = DECODERS[attention](embedding_dim, hidden_dim, self.encoder.memory_dim)
         self.output = nn.Linear(self.decoder.feature_dim, len(target_vocab))
         self.dropout = nn.Dropout(dropout)
 

@@ -31,6 +31,18 @@ def test_logits_have_one_row_for_every_target_token(kind, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_of_one_direction_knows_no_later_token(kind, batch):
+    source, target = batch
+    model = make_model(kind, bidirectional=False)
+    changed = source.clone()
+    changed[0, 3:5] = LETTERS.encode("h")[0]
+    before, after = model.encode(source), model.encode(changed)
+    torch.testing.assert_close(after.states[0, :3], before.states[0, :3], rtol=0, atol=1e-6)
+    assert not torch.allclose(after.states[0, 3:5], before.states[0, 3:5])
+    assert model(source, target).shape == (3, target.shape[1], len(DIGITS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_more_padding_changes_no_logit(kind, batch):
     source, target = batch
     model = make_model(kind)
