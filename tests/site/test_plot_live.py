@@ -2,11 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from browser import SCHEMES, WIDTHS, violations
 
 from attn_core import reference
 from attn_core.plot import LiveFigure, live_attention
@@ -16,29 +15,6 @@ KEYS = np.array([[-1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
 VALUES = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [2.0, 0.0]])
 QUERY = np.array([1.0, -1.0])
 NUMBERS = ("query", "temperature", "scores", "weights", "output")
-
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.fail("Chromium is missing: apt-get install --yes chromium", pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def page_of(*figures: LiveFigure) -> str:
@@ -189,11 +165,14 @@ def test_two_figures_on_a_page_do_not_meet(page):
     assert not re.search(r"\sid=", figure.html)
 
 
-@pytest.mark.parametrize("width", [400, 1200])
-def test_figure_fits_the_width_of_its_page(browser, width):
-    page = browser.new_page(viewport={"width": width, "height": 800})
-    page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    heading = LiveFigure("<h1>Attention</h1>")
+    page.set_content(page_of(heading, live_attention(WORDS, KEYS, VALUES, QUERY)))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert violations(page, "figure") == []
     page.close()
 
 
