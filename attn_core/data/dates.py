@@ -9,18 +9,18 @@ from random import Random
 
 from attn_core.data.vocabulary import Vocabulary
 
-LANGUAGES: Mapping[str, tuple[str, ...]] = {
-    "en": ("long", "medium"),
-    "de": ("long", "medium"),
-    "es": ("long", "medium"),
-    "fr": ("long", "medium"),
-    "hu": ("long", "medium"),
+LANGUAGES: Mapping[str, Sequence[str]] = {
+    "en": ("long",),
+    "de": ("long",),
+    "es": ("long",),
+    "hu": ("long",),
     "zh": ("long",),
 }
 """The locales that are used, each with Babel's names of its formats.
 
-Add a language by adding a line: any of Babel's locales will do. The *full* formats write the
-weekday, which the answer does not hold; the *short* ones may mean two dates (3/4/24).
+Add a language by adding a line: any of Babel's locales will do. *medium* shortens the month or
+writes its number. *full* writes the weekday, which the answer does not hold; *short* may mean two
+dates (3/4/24).
 """
 
 DATE_SPLIT = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -133,7 +133,7 @@ def date_examples(
         >>> dates = split_dates()["test"]
         >>> example = date_examples(dates, 1, per_list=[2])[0]
         >>> print(example.source, "=", example.target)
-        30 août 2019 et 24 oct. 2003 = 2019-08-30 2003-10-24
+        2019. augusztus 30. és 2003. október 24. = 2019-08-30 2003-10-24
     """
     for name, choices in (("dates", dates), ("per_list", per_list), ("languages", languages)):
         if len(choices) == 0:

@@ -80,7 +80,7 @@ def test_the_vocabularies_know_every_character():
 
 
 def test_a_reader_adds_a_language():
-    languages = {**LANGUAGES, "tr": ("long",)}
+    languages = {**LANGUAGES, "tr": ("long", "medium")}
     source, _ = date_vocabularies(languages)
     assert "ğ" in source
     only = date_examples(split_dates()["train"], 3, languages={"tr": ("long",)})
