@@ -37,11 +37,11 @@ DROPPED = frozenset("\"“”‘’'«»*_~^")
 
 
 class Pair(NamedTuple):
-    """A message: English tokens and target tokens, each joined by spaces, and the package."""
+    """A message: English tokens, target tokens, each joined by spaces; its packages, by commas."""
 
     source: str
     target: str
-    origin: str
+    origins: str
 
 
 class Split(NamedTuple):
@@ -94,7 +94,7 @@ def pairs(language: str) -> list[Pair]:
     - A translation equal to its source is left out: it cannot be told from an untranslated one. A
       Chinese one must have at least one Chinese character.
     - English has 1 to 12 tokens, one of them a word; Chinese at most 24, French at most 18.
-    - Equal pairs count once, with the first origin; one source may keep several translations.
+    - Equal pairs count once, with all their origins; one source may keep several translations.
 
     English and French are tokenised by words. Chinese is tokenised by characters: that needs no
     dictionary, leaves few unknown tokens, and is the unit in which BLEU counts Chinese.
@@ -116,7 +116,7 @@ def pairs(language: str) -> list[Pair]:
 
 
 def _read(language: str) -> list[Pair]:
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for package in packages.CATALOGUES:
         if package.name.startswith("jupyterlab-language-pack") and language not in package.name:
             continue
@@ -127,9 +127,9 @@ def _read(language: str) -> list[Pair]:
         for path in sources:
             for message, translation in _messages(path):
                 cleaned = _clean(message, translation, language)
-                if cleaned:
-                    found.setdefault(cleaned, package.name)
-    return sorted(Pair(source, target, origin) for (source, target), origin in found.items())
+                if cleaned and package.name not in found[cleaned]:
+                    found[cleaned].append(package.name)
+    return sorted(Pair(*sides, ",".join(origins)) for sides, origins in found.items())
 
 
 def _messages(path: Path) -> Iterator[tuple[str, str]]:
