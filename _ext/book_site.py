@@ -8,6 +8,7 @@ from docutils.nodes import Element, TextElement
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 PYTHON = "https://docs.python.org/3/library/"
 NUMPY = "https://numpy.org/doc/stable/reference/"
@@ -80,6 +81,13 @@ def load_mathjax_only_where_needed(app: Sphinx, *_: object) -> None:
     app.set_html_assets_policy("per_page")
 
 
+def show_one_signature(app: Sphinx) -> None:
+    """Autodoc prints every overload of a function; they differ in one argument."""
+    analyzer = ModuleAnalyzer.for_module("attn_core.attend")
+    analyzer.analyze()
+    analyzer.overloads.clear()
+
+
 def link_to_documentation(
     app: Sphinx, env: BuildEnvironment, node: Element, content: TextElement
 ) -> nodes.reference | None:
@@ -129,6 +137,7 @@ def mend_pages(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", hide_dead_buttons)
     app.connect("config-inited", forget_thebe)
+    app.connect("builder-inited", show_one_signature)
     app.connect("env-before-read-docs", load_mathjax_only_where_needed)
     app.connect("missing-reference", link_to_documentation)
     app.connect("build-finished", mend_pages)

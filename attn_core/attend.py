@@ -104,9 +104,13 @@ def attention(
 ) -> Tensor | AttentionOutput:
     r"""Let each query gather a weighted sum of the values.
 
-    .. math:: \operatorname{Attention}(Q, K, V)
-        = \operatorname{normalise}\big(\text{scale} \cdot \operatorname{score}(Q, K)\big) \, V,
-        \qquad\text{by default } \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{D}}\right) V
+    .. math::
+        \operatorname{Attention}(Q, K, V)
+        = \operatorname{normalise}\big(\text{scale} \cdot \operatorname{score}(Q, K)\big) \, V
+
+    By default that is
+
+    .. math:: \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{D}}\right) V
 
     The order of operations is that of the ONNX ``Attention`` operator: score × scale → softcap →
     + bias → mask → normalise → dropout → aggregate.
