@@ -29,5 +29,5 @@ def mask_picture(tables: Tensor, name: str) -> str:
         f'fill="#333333">{"".join(squares)}<text x="12" y="{24 + q_len * cell}" '
         f'transform="rotate(-90 12 {24 + q_len * cell})">queries →</text>'
         f'<text x="20" y="{height - 6}">filled: may attend</text></svg>'
-        f"<figcaption>{escape(name)}</figcaption></figure>"
+        f'<figcaption style="color:inherit">{escape(name)}</figcaption></figure>'
     )
