@@ -46,6 +46,12 @@ def test_scores(name, leading):
     )
 
 
+def test_the_cosine_of_a_zero_vector():
+    query, key = normal((4, 6), (5, 6))
+    query[1], key[2] = 0, 0
+    assert_twins(scores.cosine, reference.cosine, reference.cosine_backward, [query, key])
+
+
 def test_bilinear():
     module = scores.Bilinear(query_dim=6, key_dim=3).double()
 
@@ -183,6 +189,19 @@ def test_attention(shapes, options):
         )
 
     assert_twins(call, twin, backward, normal(*shapes, (4, 5)))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_what_is_masked_for_every_query(poison):
+    query, key, value = normal(*SHAPES["grouped"])
+    key[1, :, 3:], value[1, :, 3:] = poison, poison
+    mask = reference.padding([5, 3], 5)
+    assert_twins(
+        lambda *tensors: attn_core.attention(*tensors, mask=masks.padding([5, 3])),
+        lambda *arrays: reference.attention(*arrays, mask=mask),
+        lambda grad, *arrays: reference.attention_backward(grad, *arrays, mask=mask)[:3],
+        [query, key, value],
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())

@@ -27,6 +27,7 @@ from attn_core.reference.shapes import (
     broadcast_leading,
     check_broadcasts_to,
     check_float_arrays,
+    check_number,
     check_same_shape,
     sum_to_shape,
     transpose,
@@ -107,6 +108,7 @@ def _prepare(
     mask: Array | None,
     bias: Array | None,
     score: Score | None,
+    normalizer: Normalizer | None,
     scale: float | None,
     softcap: float | None,
 ) -> _Inputs:
@@ -115,9 +117,16 @@ def _prepare(
         raise ValueError(
             f"key and value must be equally many, got key {key.shape} and value {value.shape}"
         )
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be above 0, got {softcap}")
-    if scale is None and score is None and query.shape[-1] == 0:
+    for name, function in (("score", score), ("normalizer", normalizer)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function, got {function!r}")
+    if softcap is not None:
+        check_number("softcap", softcap)
+        if softcap <= 0:
+            raise ValueError(f"softcap must be above 0, got {softcap}")
+    if scale is not None:
+        check_number("scale", scale)
+    elif score is None and query.shape[-1] == 0:
         raise ValueError(f"query must have a width of at least 1, got query {query.shape}")
     if scale is None:
         scale = 1.0 if score is not None else 1 / float(np.sqrt(query.shape[-1]))
@@ -268,7 +277,7 @@ def attention(
         >>> attention(words, words, words, scale=1.0).round(4).tolist()
         [[0.7311, 0.2689], [0.2689, 0.7311]]
     """
-    inputs = _prepare(query, key, value, mask, bias, score, scale, softcap)
+    inputs = _prepare(query, key, value, mask, bias, score, normalizer, scale, softcap)
     steps = _compute(inputs, score, normalizer, softcap)
     output = _join(inputs.groups, steps.output)
     if return_weights:
@@ -334,6 +343,7 @@ def attention_backward(
         >>> grads.query.round(4).tolist()
         [[0.1966, -0.1966], [-0.1966, 0.1966]]
     """
+    inputs = _prepare(query, key, value, mask, bias, score, normalizer, scale, softcap)
     score_backward = score_backward or SCORE_BACKWARD.get(score or dot)
     if score_backward is None:
         raise ValueError("score_backward is needed: the derivative of this score is not known")
@@ -342,7 +352,6 @@ def attention_backward(
         raise ValueError(
             "normalizer_backward is needed: the derivative of this normalizer is not known"
         )
-    inputs = _prepare(query, key, value, mask, bias, score, scale, softcap)
     steps = _compute(inputs, score, normalizer, softcap)
     groups = inputs.groups
     check_same_shape("grad_output", grad_output, groups.join_shape(steps.output.shape))

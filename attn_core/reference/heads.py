@@ -47,7 +47,9 @@ def head_groups(query: Array, key: Array, value: Array) -> HeadGroups:
     seen = f"got query {query.shape}, key {key.shape}, value {value.shape}"
     if key_heads != value_heads:
         raise ValueError(f"key and value must have the same number of heads, {seen}")
-    if key_heads == 0 or query_heads % key_heads:
-        raise ValueError(f"the heads of query must be a multiple of the heads of key, {seen}")
+    if 0 in (query_heads, key_heads) or query_heads % key_heads:
+        raise ValueError(
+            f"the heads of query must be a multiple of the heads of key, at least 1, {seen}"
+        )
     group_size = 1 if key_heads == 1 else query_heads // key_heads
     return HeadGroups(key_heads, group_size)

@@ -11,8 +11,10 @@ from attn_core.reference.shapes import (
 )
 
 
-def _check_same_width(query: Array, key: Array) -> None:
+def _check_same_width(query: Array, key: Array, least: int = 0) -> None:
     check_pair(query, key)
+    if query.shape[-1] < least:
+        raise ValueError(f"query must have a width of at least {least}, got query {query.shape}")
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             "query and key must have the same last dimension, "
@@ -96,7 +98,7 @@ def scaled_dot(query: Array, key: Array) -> Array:
 
     Raises:
         TypeError: as :func:`dot`.
-        ValueError: as :func:`dot`.
+        ValueError: as :func:`dot`, or their width is 0.
 
     Source:
         Vaswani et al. 2017, section 3.2.1; D1 section 3.1, D2 section 4.1.
@@ -105,6 +107,7 @@ def scaled_dot(query: Array, key: Array) -> Array:
         >>> scaled_dot(np.array([[1.0, 1.0, 1.0, 1.0]]), np.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
         [[5.0]]
     """
+    _check_same_width(query, key, least=1)
     return dot(query, key) / float(np.sqrt(query.shape[-1]))
 
 
@@ -123,7 +126,7 @@ def scaled_dot_backward(grad_scores: Array, query: Array, key: Array) -> tuple[A
 
     Raises:
         TypeError: as :func:`dot_backward`.
-        ValueError: as :func:`dot_backward`.
+        ValueError: as :func:`dot_backward`, or their width is 0.
 
     Source:
         The math chapter, "the whole backward pass".
@@ -133,7 +136,7 @@ def scaled_dot_backward(grad_scores: Array, query: Array, key: Array) -> tuple[A
         >>> scaled_dot_backward(np.array([[1.0]]), ones, 2 * ones)[0].tolist()
         [[1.0, 1.0, 1.0, 1.0]]
     """
-    _check_same_width(query, key)
+    _check_same_width(query, key, least=1)
     return dot_backward(grad_scores / float(np.sqrt(query.shape[-1])), query, key)
 
 
@@ -165,7 +168,7 @@ def cosine(query: Array, key: Array) -> Array:
 
     Raises:
         TypeError: as :func:`dot`.
-        ValueError: as :func:`dot`.
+        ValueError: as :func:`scaled_dot`.
 
     Source:
         Graves et al. 2014, section 3.3.1; D1 section 3.1 names it.
@@ -174,7 +177,7 @@ def cosine(query: Array, key: Array) -> Array:
         >>> cosine(np.array([[3.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])).tolist()
         [[1.0, 0.0]]
     """
-    _check_same_width(query, key)
+    _check_same_width(query, key, least=1)
     return dot(_normalise(query)[0], _normalise(key)[0])
 
 
@@ -196,7 +199,7 @@ def cosine_backward(grad_scores: Array, query: Array, key: Array) -> tuple[Array
 
     Raises:
         TypeError: as :func:`dot_backward`.
-        ValueError: as :func:`dot_backward`.
+        ValueError: as :func:`dot_backward`, or their width is 0.
 
     Source:
         The quotient rule.
@@ -206,7 +209,7 @@ def cosine_backward(grad_scores: Array, query: Array, key: Array) -> tuple[Array
         >>> cosine_backward(np.array([[1.0]]), query, key)[0].tolist()
         [[0.0, 0.5]]
     """
-    _check_same_width(query, key)
+    _check_same_width(query, key, least=1)
     grad_unit_query, grad_unit_key = dot_backward(
         grad_scores, _normalise(query)[0], _normalise(key)[0]
     )

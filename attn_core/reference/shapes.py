@@ -1,5 +1,6 @@
-"""What the reference asks of its arrays, and how a gradient goes back through broadcasting."""
+"""What the reference asks of its arguments, and how a gradient goes back through broadcasting."""
 
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,14 @@ def check_float_arrays(min_dims: int = 2, **arrays: Array) -> None:
     if len({array.dtype for array in arrays.values()}) > 1:
         seen = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"all arrays must have one dtype, got {seen}")
+
+
+def check_number(name: str, number: object) -> None:
+    """Raise an error that names the argument unless it is a finite number."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+    if not np.isfinite(float(number)):
+        raise ValueError(f"{name} must be finite, got {number}")
 
 
 def check_same_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:

@@ -50,6 +50,12 @@ BAD_CALLS = {
     "integer bias": ([X, X, X], {"bias": np.ones((2, 2), int)}, TypeError, "bias must hold float"),
     "bias shape": ([X, X, X], {"bias": X}, ValueError, r"bias must broadcast.*\(2, 3\)"),
     "softcap": ([X, X, X], {"softcap": 0.0}, ValueError, "softcap must be above 0, got 0.0"),
+    "softcap infinite": ([X, X, X], {"softcap": np.inf}, ValueError, "softcap must be finite"),
+    "scale infinite": ([X, X, X], {"scale": np.inf}, ValueError, "scale must be finite, got inf"),
+    "scale a word": ([X, X, X], {"scale": "big"}, TypeError, "scale must be a number, got 'big'"),
+    "score a word": ([X, X, X], {"score": "dot"}, TypeError, "score must be a function"),
+    "normalizer a word": ([X, X, X], {"normalizer": "softmax"}, TypeError, "normalizer must be a"),
+    "no heads": ([X[None][:0], X, X], {}, ValueError, r"heads.*at least 1.*\(0, 2, 3\)"),
     "score": ([X, X, X], {"score": lambda q, k: q}, ValueError, "what score returns.*broadcast"),
     "normalizer": (
         [X, X, X],
@@ -78,6 +84,15 @@ BAD_SCORES = {
     ),
     "query and key": lambda: reference.cosine(X, np.ones((2, 4))),
 }
+
+
+@pytest.mark.parametrize("name", ["scaled_dot", "cosine"])
+def test_scores_that_divide_need_a_width(name):
+    empty = X[:, :0]
+    with pytest.raises(ValueError, match="query must have a width of at least 1"):
+        getattr(reference, name)(empty, empty)
+    with pytest.raises(ValueError, match="query must have a width of at least 1"):
+        getattr(reference, f"{name}_backward")(np.ones((2, 2)), empty, empty)
 
 
 @pytest.mark.parametrize(("name", "call"), BAD_SCORES.items(), ids=BAD_SCORES.keys())
