@@ -269,8 +269,7 @@ def attention(
         TypeError: an array holds no floating-point numbers, dtypes differ, or mask is not boolean.
         ValueError: shapes do not fit; the message names the argument.
 
-    Source:
-        Vaswani et al. 2017, equation 1; D1 section 3.1; D2 section 4.2.
+    Source: Vaswani et al. 2017, equation 1; D1 section 3.1; D2 section 4.2.
 
     Example:
         >>> words = np.eye(2)
@@ -332,8 +331,7 @@ def attention_backward(
         ValueError: as attention; or grad_output does not have the shape of the output; or the
             derivative of score or normalizer is not known.
 
-    Source:
-        The math chapter, "the whole backward pass".
+    Source: The math chapter, "the whole backward pass".
 
     Example:
         >>> words = np.eye(2)

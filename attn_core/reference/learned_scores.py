@@ -36,8 +36,7 @@ def bilinear(query: Array, key: Array, weight: Array) -> Array:
         TypeError: as :func:`dot`.
         ValueError: leading dimensions do not broadcast, or weight has another shape.
 
-    Source:
-        Luong et al. 2015, section 3.1, "general".
+    Source: Luong et al. 2015, section 3.1, "general".
 
     Example:
         >>> query, key = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0, 1.0]])
@@ -70,8 +69,7 @@ def bilinear_backward(
         TypeError: as :func:`bilinear`.
         ValueError: as :func:`bilinear`, or grad_scores does not have the shape of the scores.
 
-    Source:
-        The product rule.
+    Source: The product rule.
 
     Example:
         >>> query, key = np.array([[1.0, 2.0]]), np.array([[3.0]])
@@ -128,8 +126,7 @@ def additive(
         TypeError: as :func:`dot`.
         ValueError: leading dimensions do not broadcast, or a parameter has another shape.
 
-    Source:
-        Bahdanau et al. 2015, appendix A.1.2.
+    Source: Bahdanau et al. 2015, appendix A.1.2.
 
     Example:
         >>> one = np.ones((1, 1))
@@ -176,8 +173,7 @@ def additive_backward(
         TypeError: as :func:`additive`.
         ValueError: as :func:`additive`, or grad_scores does not have the shape of the scores.
 
-    Source:
-        The chain rule.
+    Source: The chain rule.
 
     Example:
         >>> one = np.ones((1, 1))

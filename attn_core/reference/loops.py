@@ -27,8 +27,7 @@ def attention_loops(query: Array, key: Array, value: Array, mask: Array | None =
         TypeError: an array holds no floating-point numbers, or mask is not boolean.
         ValueError: an argument has not two dimensions, or their shapes do not fit.
 
-    Source:
-        Vaswani et al. 2017, equation 1; D0 section 4.
+    Source: Vaswani et al. 2017, equation 1; D0 section 4.
 
     Example:
         >>> identity = np.eye(2)

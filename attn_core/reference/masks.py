@@ -51,8 +51,7 @@ def causal(q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = None) 
         TypeError: q_offset holds no integers.
         ValueError: L and S differ and q_offset is not given.
 
-    Source:
-        Vaswani et al. 2017, section 3.2.3.
+    Source: Vaswani et al. 2017, section 3.2.3.
 
     Example:
         >>> causal(2, 3, q_offset=1).astype(int).tolist()
@@ -87,8 +86,7 @@ def window(
         TypeError: q_offset holds no integers.
         ValueError: left or right is negative; or L and S differ and q_offset is not given.
 
-    Source:
-        Beltagy et al. 2020, section 3.1; D2 section 2.2, "local attention".
+    Source: Beltagy et al. 2020, section 3.1; D2 section 2.2, "local attention".
 
     Example:
         >>> window(1, 0, 3, 3).astype(int).tolist()
@@ -120,8 +118,7 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
         TypeError: lengths holds no integers.
         ValueError: lengths has not one dimension, or leaves the range from 0 to k_len.
 
-    Source:
-        The usual practice for batches of sequences of different lengths.
+    Source: The usual practice for batches of sequences of different lengths.
 
     Example:
         >>> padding([1, 3], 3)[:, 0, 0].astype(int).tolist()

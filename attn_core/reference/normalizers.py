@@ -30,8 +30,7 @@ def softmax(scores: Array, dim: int = -1) -> Array:
     Raises:
         TypeError: scores is no floating-point array.
 
-    Source:
-        D0 section 4.1; Bridle 1990.
+    Source: D0 section 4.1; Bridle 1990.
 
     Example:
         >>> softmax(np.log(np.array([1.0, 2.0, 1.0]))).round(4).tolist()
@@ -59,8 +58,7 @@ def softmax_jacobian(scores: Array) -> Array:
     Raises:
         TypeError: scores is no floating-point array.
 
-    Source:
-        The math chapter, "the softmax's Jacobian".
+    Source: The math chapter, "the softmax's Jacobian".
 
     Example:
         >>> softmax_jacobian(np.zeros(2)).tolist()
@@ -91,8 +89,7 @@ def softmax_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array
         TypeError: scores is no floating-point array.
         ValueError: grad_weights does not have the shape of scores.
 
-    Source:
-        The math chapter, "the softmax's Jacobian".
+    Source: The math chapter, "the softmax's Jacobian".
 
     Example:
         >>> softmax_backward(np.array([1.0, 0.0]), np.zeros(2)).tolist()
@@ -122,8 +119,7 @@ def sparsemax(scores: Array, dim: int = -1) -> Array:
     Raises:
         TypeError: scores is no floating-point array.
 
-    Source:
-        Martins and Astudillo 2016, algorithm 1.
+    Source: Martins and Astudillo 2016, algorithm 1.
 
     Example:
         >>> sparsemax(np.array([1.0, 0.5, -1.0])).tolist()
@@ -164,8 +160,7 @@ def sparsemax_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Arr
         TypeError: scores is no floating-point array.
         ValueError: grad_weights does not have the shape of scores.
 
-    Source:
-        Martins and Astudillo 2016, section 2.5.
+    Source: Martins and Astudillo 2016, section 2.5.
 
     Example:
         >>> sparsemax_backward(np.array([1.0, 0.0, 5.0]), np.array([1.0, 0.5, -1.0])).tolist()
@@ -194,8 +189,7 @@ def hard(scores: Array, dim: int = -1) -> Array:
     Raises:
         TypeError: scores is no floating-point array.
 
-    Source:
-        D2 section 2.2, "hard attention".
+    Source: D2 section 2.2, "hard attention".
 
     Example:
         >>> hard(np.array([0.0, 3.0, 3.0])).tolist()
@@ -231,8 +225,7 @@ def hard_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array:
         TypeError: scores is no floating-point array.
         ValueError: grad_weights does not have the shape of scores.
 
-    Source:
-        Bengio et al. 2013, section 4, "straight-through".
+    Source: Bengio et al. 2013, the straight-through estimator.
 
     Example:
         >>> hard_backward(np.array([1.0, 0.0]), np.zeros(2)).tolist()

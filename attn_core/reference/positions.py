@@ -21,8 +21,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Array:
     Raises:
         ValueError: length is negative, dim is below 1, or base is not above 0.
 
-    Source:
-        Vaswani et al. 2017, section 3.5; D4 section 2.3.1 prints it with a single frequency.
+    Source: Vaswani et al. 2017, section 3.5; D4 section 2.3.1 prints it with a single frequency.
 
     Example:
         >>> sinusoidal(2, 4).round(4).tolist()

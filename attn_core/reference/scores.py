@@ -38,8 +38,7 @@ def dot(query: Array, key: Array) -> Array:
         TypeError: an argument is no floating-point array, or their dtypes differ.
         ValueError: their last dimensions differ, or their leading ones do not broadcast.
 
-    Source:
-        Luong et al. 2015, section 3.1, "dot".
+    Source: Luong et al. 2015, section 3.1, "dot".
 
     Example:
         >>> dot(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
@@ -67,8 +66,7 @@ def dot_backward(grad_scores: Array, query: Array, key: Array) -> tuple[Array, A
         TypeError: as :func:`dot`.
         ValueError: as :func:`dot`, or grad_scores does not have the shape of the scores.
 
-    Source:
-        The math chapter, "the whole backward pass".
+    Source: The math chapter, "the whole backward pass".
 
     Example:
         >>> grad_query, grad_key = dot_backward(
@@ -100,8 +98,7 @@ def scaled_dot(query: Array, key: Array) -> Array:
         TypeError: as :func:`dot`.
         ValueError: as :func:`dot`, or their width is 0.
 
-    Source:
-        Vaswani et al. 2017, section 3.2.1; D1 section 3.1, D2 section 4.1.
+    Source: Vaswani et al. 2017, section 3.2.1; D1 section 3.1, D2 section 4.1.
 
     Example:
         >>> scaled_dot(np.array([[1.0, 1.0, 1.0, 1.0]]), np.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
@@ -128,8 +125,7 @@ def scaled_dot_backward(grad_scores: Array, query: Array, key: Array) -> tuple[A
         TypeError: as :func:`dot_backward`.
         ValueError: as :func:`dot_backward`, or their width is 0.
 
-    Source:
-        The math chapter, "the whole backward pass".
+    Source: The math chapter, "the whole backward pass".
 
     Example:
         >>> ones = np.ones((1, 4))
@@ -170,8 +166,7 @@ def cosine(query: Array, key: Array) -> Array:
         TypeError: as :func:`dot`.
         ValueError: as :func:`scaled_dot`.
 
-    Source:
-        Graves et al. 2014, section 3.3.1; D1 section 3.1 names it.
+    Source: Graves et al. 2014, section 3.3.1; D1 section 3.1 names it.
 
     Example:
         >>> cosine(np.array([[3.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])).tolist()
@@ -201,8 +196,7 @@ def cosine_backward(grad_scores: Array, query: Array, key: Array) -> tuple[Array
         TypeError: as :func:`dot_backward`.
         ValueError: as :func:`dot_backward`, or their width is 0.
 
-    Source:
-        The quotient rule.
+    Source: The quotient rule.
 
     Example:
         >>> query, key = np.array([[2.0, 0.0]]), np.array([[0.0, 1.0]])
