@@ -1,0 +1,99 @@
+"""Half precision is held to flash-attn's rule.
+
+The error against float64 is at most twice that of the plain formula in the same half precision.
+"""
+
+import pytest
+import torch
+
+from attn_core import attention, kernels, masks, normalizers, scores
+
+KERNELS = ["explicit", "sdpa"]
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def normal(*shapes, seed=0, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def plain(query, key, value, table, bias):
+    """The formula, with nothing done for precision."""
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (x.repeat_interleave(group, -3) for x in (key, value))
+    products = query @ key.mT / query.shape[-1] ** 0.5 + bias
+    return products.masked_fill(~table, -torch.inf).softmax(-1) @ value
+
+
+def errors(compute, inputs, exact):
+    moved = [x.clone().requires_grad_() for x in inputs]
+    output = compute(*moved)
+    results = [output, *torch.autograd.grad(output.sum(), moved)]
+    return [(x.double() - y).abs().max().item() for x, y in zip(results, exact, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mask", [None, masks.causal(), masks.window(9, 9)], ids=repr)
+@pytest.mark.parametrize("size", [1.0, 4.0], ids=["usual scores", "large scores"])
+def test_half_precision_is_as_exact_as_the_plain_formula(kernel, dtype, mask, size):
+    query, key, value, bias = normal(
+        (2, 4, 70, 32), (2, 2, 70, 32), (2, 2, 70, 16), (70, 70), dtype=dtype
+    )
+    inputs = [query * size, key, value, bias]
+    table = torch.ones(70, 70, dtype=torch.bool) if mask is None else mask.dense(70, 70)
+    doubles = [x.double().requires_grad_() for x in inputs]
+    exact = plain(*doubles[:3], table, doubles[3])
+    exact = [exact.detach(), *torch.autograd.grad(exact.sum(), doubles)]
+
+    allowed = errors(lambda q, k, v, b: plain(q, k, v, table, b), inputs, exact)
+    with kernels.use(kernel):
+        ours = errors(lambda q, k, v, b: attention(q, k, v, mask=mask, bias=b), inputs, exact)
+    for seen, plain_error in zip(ours, allowed, strict=True):
+        assert 0 < plain_error
+        assert seen <= 2 * plain_error
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_mask_never_overflows_and_never_swallows_a_real_score(kernel, dtype):
+    """Scores near −60,000 are real in float16, and below a stand-in such as −1e4."""
+    query = torch.tensor([[[240.0]], [[240.0]]], dtype=dtype)
+    key = torch.tensor([[-248.0], [-250.0], [100.0]], dtype=dtype)
+    table = torch.tensor([[[True, True, False]], [[False, False, False]]])
+    value = torch.eye(3, dtype=dtype)
+    with kernels.use(kernel):
+        output = attention(query, key, value, mask=table, scale=1.0)
+    assert torch.equal(output[0], torch.tensor([[1.0, 0, 0]], dtype=dtype))
+    assert torch.equal(output[1], torch.zeros(1, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("normalizer", [normalizers.sparsemax, normalizers.softmax])
+def test_normalizers_sum_to_one_as_well_as_the_dtype_can(dtype, normalizer):
+    (rows,) = normal((50, 300), dtype=dtype)
+    sums = normalizer(rows * 3).double().sum(-1)
+    assert (sums - 1).abs().max() <= 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_sparsemax_in_half_precision_is_sparsemax_of_the_same_numbers_rounded(dtype):
+    (rows,) = normal((20, 2000), dtype=dtype)
+    exact = normalizers.sparsemax(rows.double())
+    seen = normalizers.sparsemax(rows)
+    assert seen.dtype == dtype
+    assert (seen.double() - exact).abs().max() <= torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_cosine_survives_long_short_and_zero_vectors(dtype):
+    directions = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
+    for length in (1e-5, 1.0, 1e4):
+        vectors = (directions * length).to(dtype).expand(2, 4)
+        cosines = scores.cosine(vectors, vectors.clone())
+        assert (cosines.double() - 1).abs().max() < 0.05
+    zero = torch.zeros(1, 4, dtype=dtype, requires_grad=True)
+    cosine = scores.cosine(zero, directions.to(dtype))
+    cosine.sum().backward()
+    assert (cosine == 0).all()
+    assert torch.isfinite(zero.grad).all()
