@@ -10,6 +10,8 @@ import pytest
 import yaml
 from execute_notebooks import ROOT
 
+from attn_core.data import packages
+
 PAGES = sorted(
     path
     for path in ROOT.glob("chapters/**/*")
@@ -44,6 +46,20 @@ def test_named_commands_exist(path: Path):
 
 def test_readme_gives_the_two_commands():
     assert {"make book", "make test"} <= set(text_of(ROOT / "README.md").split("\n"))
+
+
+def test_readme_example_runs():
+    examples = re.findall(r"^```python\n(.*?)^```", text_of(ROOT / "README.md"), flags=re.M | re.S)
+    assert examples
+    for example in examples:
+        names: dict[str, object] = {}
+        exec(example, names)
+        assert names["result"].weights.shape == (2, 4, 10, 10)
+
+
+def test_readme_names_every_data_package_with_its_licence():
+    rows = re.findall(r"^\| ([\w.-]+) \| ([^|]+) \|", text_of(ROOT / "README.md"), flags=re.M)
+    assert {(package.name, package.licence) for package in packages.PACKAGES} <= set(rows)
 
 
 def contents() -> list[str]:
