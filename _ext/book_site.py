@@ -1,6 +1,7 @@
 """What the built pages need beyond the theme: no third party, accessible names, linked types."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from docutils import nodes
@@ -83,9 +84,19 @@ def load_mathjax_only_where_needed(app: Sphinx, *_: object) -> None:
 
 def show_one_signature(app: Sphinx) -> None:
     """Autodoc prints every overload of a function; they differ in one argument."""
-    analyzer = ModuleAnalyzer.for_module("attn_core.attend")
-    analyzer.analyze()
-    analyzer.overloads.clear()
+    for module in ("attn_core.attend", "attn_core.reference.attend"):
+        analyzer = ModuleAnalyzer.for_module(module)
+        analyzer.analyze()
+        analyzer.overloads.clear()
+
+
+def shorten_array_types(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returned: str
+) -> tuple[str, str]:
+    """`NDArray` is an alias, and autodoc prints what it stands for."""
+    array = r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[~typing\.Any\]\]"
+    shorten = partial(re.sub, array, "~numpy.typing.NDArray")
+    return shorten(signature or ""), shorten(returned or "")
 
 
 def link_to_documentation(
@@ -138,6 +149,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", hide_dead_buttons)
     app.connect("config-inited", forget_thebe)
     app.connect("builder-inited", show_one_signature)
+    app.connect("autodoc-process-signature", shorten_array_types)
     app.connect("env-before-read-docs", load_mathjax_only_where_needed)
     app.connect("missing-reference", link_to_documentation)
     app.connect("build-finished", mend_pages)

@@ -249,7 +249,7 @@ class Mask:
 def causal() -> Mask:
     r"""Let a query attend its own position and those before it.
 
-    .. math:: j \le i + \text{q\_offset}
+    .. math:: j \le i + \mathrm{q\_offset}
 
     Returns:
         A mask that compares positions. It is always the same object.
@@ -271,7 +271,7 @@ _CAUSAL = Mask(lambda at: at.key <= at.query, "causal()", uses_positions=True)
 def window(left: int | None, right: int | None) -> Mask:
     r"""Let a query attend the keys near its own position, its own key always among them.
 
-    .. math:: p - \text{left} \le j \le p + \text{right}, \qquad p = i + \text{q\_offset}
+    .. math:: p - \text{left} \le j \le p + \text{right}, \qquad p = i + \mathrm{q\_offset}
 
     The convention is that of flash-attn and of ONNX: ``left`` and ``right`` count the *other*
     keys, so ``window(1, 1)`` is three keys wide.

@@ -16,7 +16,7 @@ __all__ = ["hard", "softmax", "sparsemax"]
 def softmax(scores: Tensor, dim: int = -1) -> Tensor:
     r"""Turn scores into positive weights that sum to 1.
 
-    .. math:: a_{ij} = \frac{\exp(e_{ij})}{\sum_m \exp(e_{im})}
+    .. math:: a_{ij} = \frac{\exp(s_{ij})}{\sum_m \exp(s_{im})}
 
     Args:
         scores: any shape, floating point; −inf where a key may not be attended.
@@ -46,8 +46,8 @@ def sparsemax(scores: Tensor, dim: int = -1) -> Tensor:
     r"""Project scores onto the simplex: weights that sum to 1, many of them exactly 0.
 
     .. math::
-        a_i = \arg\min_{p \in \Delta} \lVert p - e_i \rVert^2 = \max(e_i - \tau_i, 0),
-        \qquad \sum_j \max(e_{ij} - \tau_i, 0) = 1
+        a_i = \arg\min_{p \in \Delta} \lVert p - s_i \rVert^2 = \max(s_i - \tau_i, 0),
+        \qquad \sum_j \max(s_{ij} - \tau_i, 0) = 1
 
     Args:
         scores: any shape, floating point; −inf where a key may not be attended.
@@ -85,7 +85,7 @@ def sparsemax(scores: Tensor, dim: int = -1) -> Tensor:
 def hard(scores: Tensor, dim: int = -1) -> Tensor:
     r"""Give all the weight to the highest score, the first of them if several are equal.
 
-    .. math:: a_{ij} = 1 \text{ if } j = \arg\max_m e_{im}, \text{ else } 0
+    .. math:: a_{ij} = 1 \text{ if } j = \arg\max_m s_{im}, \text{ else } 0
 
     The arg max has no useful gradient: it is 0 wherever it exists. This function is a
     *straight-through* estimator: forward the arg max, backward the gradient of softmax. That

@@ -17,7 +17,7 @@ __all__ = ["Additive", "Bilinear", "cosine", "dot", "scaled_dot"]
 def dot(query: Tensor, key: Tensor) -> Tensor:
     r"""Score by the dot product.
 
-    .. math:: e_{ij} = q_i \cdot k_j
+    .. math:: s_{ij} = q_i \cdot k_j
 
     Args:
         query: ``(..., L, D)``.
@@ -44,7 +44,7 @@ def dot(query: Tensor, key: Tensor) -> Tensor:
 def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
     r"""Score by the dot product, divided by the root of the width.
 
-    .. math:: e_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}
+    .. math:: s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}
 
     With independent entries of variance 1 the dot product has variance :math:`D`; the division
     brings it back to 1, for any width.
@@ -74,7 +74,7 @@ def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
 def cosine(query: Tensor, key: Tensor) -> Tensor:
     r"""Score by the cosine of the angle between query and key.
 
-    .. math:: e_{ij} = \frac{q_i \cdot k_j}{\lVert q_i \rVert \, \lVert k_j \rVert}
+    .. math:: s_{ij} = \frac{q_i \cdot k_j}{\lVert q_i \rVert \, \lVert k_j \rVert}
 
     A vector of zeros has no direction; its cosine with anything is 0 here.
 
@@ -103,7 +103,7 @@ def cosine(query: Tensor, key: Tensor) -> Tensor:
 class Bilinear(nn.Module):
     r"""Score by a learned bilinear form: Luong's *general*.
 
-    .. math:: e_{ij} = q_i^\top W k_j
+    .. math:: s_{ij} = q_i^\top W k_j
 
     Args:
         query_dim: width of a query, :math:`D_q`.
@@ -146,7 +146,7 @@ class Bilinear(nn.Module):
 class Additive(nn.Module):
     r"""Score by a network with one hidden layer: Bahdanau's attention, Luong's *concat*.
 
-    .. math:: e_{ij} = v^\top \tanh(W_q q_i + W_k k_j)
+    .. math:: s_{ij} = v^\top \tanh(W_q q_i + W_k k_j)
 
     It holds ``L × S × hidden_dim`` numbers at a time, where the dot product holds ``L × S``.
 
