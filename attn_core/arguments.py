@@ -158,15 +158,10 @@ def check_arguments(
     if scale is not None:
         check_number("scale", scale)
     _check_tensors(query, key, value)
+    if score in (None, score_functions.dot, score_functions.scaled_dot):
+        _check_width(query, key, value)
     without_heads = query.ndim == key.ndim == value.ndim == 2
     query, key, value = (x[None] if x.ndim == 2 else x for x in (query, key, value))
-    if score in (None, score_functions.dot, score_functions.scaled_dot):
-        if query.shape[-1] != key.shape[-1]:
-            raise ValueError(
-                f"query and key must have the same width, {_shapes(query, key, value)}"
-            )
-        if query.shape[-1] == 0:
-            raise ValueError(f"query and key have width 0, {_shapes(query, key, value)}")
     if score is score_functions.scaled_dot:
         scale = (1.0 if scale is None else scale) / math.sqrt(query.shape[-1])
         score = score_functions.dot
@@ -230,6 +225,13 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"the dimensions before the heads of query, key and value must broadcast, {seen}"
         ) from None
+
+
+def _check_width(query: Tensor, key: Tensor, value: Tensor) -> None:
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key must have the same width, {_shapes(query, key, value)}")
+    if query.shape[-1] == 0:
+        raise ValueError(f"query and key have width 0, {_shapes(query, key, value)}")
 
 
 def _check_mask(arguments: Arguments) -> None:

@@ -50,7 +50,7 @@ def test_half_precision_is_as_exact_as_the_plain_formula(kernel, dtype, mask, si
     with kernels.use(kernel):
         ours = errors(lambda q, k, v, b: attention(q, k, v, mask=mask, bias=b), inputs, exact)
     for seen, plain_error in zip(ours, allowed, strict=True):
-        assert 0 < plain_error
+        assert plain_error > 0
         assert seen <= 2 * plain_error
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from attn_core import attention, scores
 
-
 # Forward-mode differentiation compiles a function the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
