@@ -14,8 +14,8 @@ class MultiHeadAttention(nn.Module):
     r"""Attend several times side by side, each head with projections of its own.
 
     .. math::
-        \operatorname{MultiHead}(Q, K, V) = [H_1; \dots; H_h] \, W_O, \qquad
-        H_m = \operatorname{Attention}(Q W_Q^m, K W_K^m, V W_V^m)
+        \operatorname{MultiHead}(Q, K, V) &= [H_1; \dots; H_h] \, W_O \\
+        H_m &= \operatorname{Attention}(Q W_Q^m, K W_K^m, V W_V^m)
 
     With fewer key-value heads than query heads this is grouped-query attention; with one, it is
     multi-query attention.

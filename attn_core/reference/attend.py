@@ -303,9 +303,10 @@ def attention_backward(
 
     For the default score and normaliser, without softcap:
 
-    .. math:: \bar V = A^\top \bar O, \qquad \bar A = \bar O V^\top, \qquad
-              \bar S = A \odot (\bar A - \operatorname{rowsum}(A \odot \bar A)), \qquad
-              \bar Q = \frac{\bar S K}{\sqrt D}, \qquad \bar K = \frac{\bar S^\top Q}{\sqrt D}
+    .. math::
+        \bar V &= A^\top \bar O, \qquad \bar A = \bar O V^\top \\
+        \bar S &= A \odot (\bar A - \operatorname{rowsum}(A \odot \bar A)) \\
+        \bar Q &= \frac{\bar S K}{\sqrt D}, \qquad \bar K = \frac{\bar S^\top Q}{\sqrt D}
 
     Args:
         grad_output: gradient of the loss with respect to the output, shape (..., Hq, L, Dv).
