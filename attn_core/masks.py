@@ -63,6 +63,10 @@ class Mask:
         min_keys: the least number of keys that the mask fits.
         device: the device of the tensors that the predicate reads; None if it reads none.
 
+    Raises:
+        TypeError: if it is combined with something else than a mask.
+        ValueError: if the masks that are combined do not fit together.
+
     Source: FlexAttention's ``mask_mod`` (Dong et al. 2024) has the same four arguments.
 
     Example:
