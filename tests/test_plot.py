@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.patches import FancyArrowPatch
 
 from attn_core import masks, plot
 
@@ -165,6 +166,20 @@ def test_flow_chart_draws_boxes_arrows_and_words():
     ax = plot.flow_chart(boxes, [("scores", "softmax", "(L, S)")], title="Normalise")
     assert texts(ax) == ["scores", "softmax", "(L, S)"]
     assert len(ax.patches) == 3
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "straight"),
+    [((0, 0), (0.4, 1), "x"), ((0, 0), (1, 0.2), "y"), ((0, 0), (2, 2), "")],
+)
+def test_arrow_is_straight_where_boxes_face_each_other(start, end, straight):
+    ax = plot.flow_chart(
+        {"a": plot.Box("a", start), "b": plot.Box("b", end)}, [("a", "b")], title="Arrow"
+    )
+    arrow = next(patch for patch in ax.patches if isinstance(patch, FancyArrowPatch))
+    tail, tip = arrow.get_path().vertices[[0, 2]]
+    same = np.isclose(tail, tip)
+    assert "".join(axis for axis, equal in zip("xy", same, strict=True) if equal) == straight
 
 
 def test_tokens_in_another_script_use_the_font_they_are_given():

@@ -134,7 +134,9 @@ def live_attention(
         f'data-{name}="{escape(json.dumps(item))}"' for name, item in data.items()
     )
     return LiveFigure(
+        # JupyterLab leaves the arrow keys to what carries the attribute with `suppress`.
         '<div class="attn-live" role="group" aria-label="Attention with one query, live" '
+        'data-lm-suppress-shortcuts="true" '
         f"{attributes}>"
         f"<style>{STYLE}</style>"
         '<div class="panels">'
