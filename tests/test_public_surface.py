@@ -164,7 +164,7 @@ def public_methods():
                 yield pytest.param(getattr(thing, method), id=f"{name}.{method}")
 
 
-@pytest.mark.parametrize("method", public_methods())
+@pytest.mark.parametrize("method", list(public_methods()))
 def test_every_public_method_has_a_docstring(method):
     assert inspect.getdoc(method)
 
