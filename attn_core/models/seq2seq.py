@@ -23,12 +23,12 @@ class Memory(NamedTuple):
 
     Attributes:
         states: one row for every source token, ``(batch, source length, memory_dim)``.
-        is_token: False on padding, ``(batch, source length)``.
+        mask: False on padding, ``(batch, 1, 1, source length)``; None in a batch without padding.
         summary: the whole sentence in one vector, the decoder's first state, ``(batch, hidden)``.
     """
 
     states: Tensor
-    is_token: Tensor
+    mask: Tensor | None
     summary: Tensor
 
 
@@ -69,7 +69,8 @@ class Encoder(nn.Module):
             packed_states, batch_first=True, total_length=is_token.shape[1]
         )
         summary = torch.tanh(self.summarise(last.transpose(0, 1).flatten(start_dim=1)))
-        return Memory(states, is_token, summary)
+        mask = None if is_token.all() else is_token[:, None, None, :]
+        return Memory(states, mask, summary)
 
 
 class PlainDecoder(nn.Module):
@@ -164,7 +165,7 @@ def attend(query: Tensor, key: Tensor, memory: Memory, score: Score) -> tuple[Te
         query[:, None],
         key[:, None],
         memory.states[:, None],
-        mask=memory.is_token[:, None, None, :],
+        mask=memory.mask,
         score=score,
         return_weights=True,
     )
