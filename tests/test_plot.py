@@ -110,8 +110,8 @@ def test_weights_draw_on_the_axes_they_are_given():
 
 
 def test_nan_and_masked_scores_are_written_out():
-    ax = plot.scores([[np.nan, -np.inf, -1.5]], title="Broken")
-    assert texts(ax) == ["NaN", "−∞", "−1.50"]
+    ax = plot.scores([[np.nan, -np.inf, -1.5, -0.001]], title="Broken")
+    assert texts(ax) == ["NaN", "−∞", "−1.50", "0.00"]
     assert ax.images[0].get_clim() == (-1.5, 1.5)
     assert sum(patch.get_hatch() is not None for patch in ax.patches) == 2
 

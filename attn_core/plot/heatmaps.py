@@ -402,7 +402,8 @@ def _numbers(ax: Axes, table: NDArray[Any], values: Values, image: Any) -> None:
     for (row, column), number in np.ndenumerate(table):
         red, green, blue, _ = image.cmap(image.norm(number)) if np.isfinite(number) else (1,) * 4
         dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
-        text = f"{number:.2f}".replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
+        text = f"{number:.2f}".replace("-0.00", "0.00")
+        text = text.replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
         ax.text(
             column,
             row,

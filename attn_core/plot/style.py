@@ -42,6 +42,8 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
+    "figure.titlesize": 11.5,
+    "figure.titleweight": "bold",
     "savefig.dpi": 150,
     "savefig.facecolor": "white",
     "svg.hashsalt": "attn_core",
