@@ -1,6 +1,7 @@
 """What is true of attention, whoever computes it."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -40,22 +41,23 @@ def test_attention_is_score_normalise_aggregate_row_by_row(call):
 
 @settings(max_examples=80)
 @given(drawn_calls())
-def test_gradients_are_those_of_attention_row_by_row(call):
+def test_gradients_of_output_and_weights_are_those_of_attention_row_by_row(call):
     bias = call.plain_options.get("bias")
     inputs = [*call.tensors] if bias is None else [*call.tensors, bias]
 
     def gradients(compute, options):
         moved = differentiable(*inputs)
         options = options if bias is None else {**options, "bias": moved[3]}
-        output = compute(*moved[:3], **options)
-        (grad_output,) = normal(output.shape, seed=7)
-        return torch.autograd.grad(output, moved, grad_output, materialize_grads=True)
+        results = compute(*moved[:3], **options)
+        grad_results = normal(*(result.shape for result in results), seed=7)
+        return torch.autograd.grad(results, moved, grad_results, materialize_grads=True)
 
     expected = gradients(
-        lambda *tensors, **options: plain_attention(*tensors, call.allowed, **options)[0],
+        lambda *tensors, **options: plain_attention(*tensors, call.allowed, **options),
         call.plain_options,
     )
-    for seen, wanted in zip(gradients(attention, call.options), expected, strict=True):
+    seen_gradients = gradients(partial(attention, return_weights=True), call.options)
+    for seen, wanted in zip(seen_gradients, expected, strict=True):
         assert_close(seen, wanted, **TOLERANCE)
 
 
