@@ -384,7 +384,7 @@ def _width(token: str, points: float) -> float:
 
 def _cell_width(ax: Axes, shape: tuple[int, ...]) -> float:
     box = ax.get_position()
-    inches = ax.figure.get_figure(root=True).get_size_inches()
+    inches = ax.figure.canvas.figure.get_size_inches()
     return float(min(box.width * inches[0] / shape[1], box.height * inches[1] / shape[0]))
 
 

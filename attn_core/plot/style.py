@@ -144,7 +144,7 @@ def title_font(font: Font) -> FontProperties:
 
 def set_title(ax: Axes, title: str, font: Font = None) -> None:
     """Set the title of the axes, broken into lines that do not widen the figure."""
-    figure_width, _ = ax.figure.get_figure(root=True).get_size_inches()
+    figure_width, _ = ax.figure.canvas.figure.get_size_inches()
     position = ax.get_position()
     inches = figure_width * (1 - position.x0 if position.x1 > 0.7 else position.width)
     properties = title_font(font)
