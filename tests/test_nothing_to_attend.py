@@ -141,6 +141,25 @@ def test_a_bias_of_minus_infinity_masks_too(kernel, normalizer):
     assert (by_bias[3 + 2][~TABLE] == 0).all()
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_fused_kernel_is_never_asked_about_a_query_that_may_attend_nothing(monkeypatch, biased):
+    """What it answers depends on the backend: NaN, zeros or the mean of the values."""
+    asked = []
+
+    def watched(*tensors, attn_mask, **options):
+        asked.append(attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf)
+        return torch.nn.functional.scaled_dot_product_attention(
+            *tensors, attn_mask=attn_mask, **options
+        )
+
+    monkeypatch.setattr(kernels.sdpa, "scaled_dot_product_attention", watched)
+    bias = torch.zeros(3, 5, dtype=torch.float64) if biased else None
+    with kernels.use("sdpa"):
+        attention(*query_key_value(), mask=TABLE, bias=bias)
+    assert len(asked) == 1
+    assert asked[0].any(-1).all()
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_mask_and_a_bias_can_together_leave_nothing(kernel):
     mask = torch.tensor([[True, True, False]])
