@@ -4,10 +4,15 @@ from html import escape
 
 from torch import Tensor
 
+_MOST_TABLES, _MOST_CELLS = 4, 32
+
 
 def mask_picture(tables: Tensor, name: str) -> str:
-    """Inline SVG of up to four tables side by side, with a description for screen readers."""
-    shown, cell, gap = tables[:4], 16, 24
+    """Inline SVG of a few tables side by side, with a description for screen readers.
+
+    A picture of thousands of pairs would weigh megabytes, so of a large table it shows a corner.
+    """
+    shown, cell, gap = tables[:_MOST_TABLES, :_MOST_CELLS, :_MOST_CELLS], 16, 24
     count, q_len, k_len = shown.shape
     width, height = count * (k_len * cell + gap) + 16, q_len * cell + 44
     squares = []
@@ -21,10 +26,13 @@ def mask_picture(tables: Tensor, name: str) -> str:
                     f'height="{cell}" fill="{fill}" stroke="#b0b0b0"/>'
                 )
         squares.append(f'<text x="{left}" y="18">keys →</text>')
-    allowed_share = f"{int(shown.sum())} of {shown.numel()} pairs allowed"
+    description = f"Mask {name}: {int(tables.sum())} of {tables.numel()} pairs allowed"
+    if shown.numel() < tables.numel():
+        name += f" (shown: {count} of {len(tables)} tables, {q_len} of {tables.shape[1]} queries, "
+        name += f"{k_len} of {tables.shape[2]} keys)"
     return (
         f'<figure style="margin:0;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
-        f'role="img" aria-label="Mask {escape(name)}: {allowed_share}" width="{width}" '
+        f'role="img" aria-label="{escape(description)}" width="{width}" '
         f'height="{height}" style="background:#ffffff" font-family="sans-serif" font-size="12" '
         f'fill="#333333">{"".join(squares)}<text x="12" y="{24 + q_len * cell}" '
         f'transform="rotate(-90 12 {24 + q_len * cell})">queries →</text>'

@@ -197,3 +197,12 @@ def test_the_name_of_a_mask_is_text_in_its_picture_never_markup():
     picture = masks.Mask(lambda at: at.key >= 0, 'a<b> & "c"')._repr_html_()
     assert "<b>" not in picture
     assert "a&lt;b&gt; &amp; &quot;c&quot;" in picture
+
+
+def test_the_picture_of_a_large_mask_shows_a_corner_and_says_so():
+    mask = masks.padding([500, 300, 1, 2, 3])
+    picture = mask._repr_html_()
+    assert len(squares(picture)) == 4 * 32 * 32
+    assert len(picture) < 500_000
+    assert f"{806 * 500} of {5 * 500 * 500} pairs allowed" in picture
+    assert "4 of 5 tables, 32 of 500 queries, 32 of 500 keys" in picture
