@@ -113,6 +113,12 @@ ATTENTION = {
         ValueError,
         ["mask padding([1, 2, 7])", "7 keys", "got 2"],
     ),
+    "padding longer than the keys, second of two": (
+        [heads(1), heads(1), heads(1)],
+        {"mask": masks.causal() & ~masks.padding([1, 2, 7])},
+        ValueError,
+        ["mask causal() & ~padding([1, 2, 7])", "7 keys", "got 2"],
+    ),
     "padding for another batch": (
         [heads(1), heads(1), heads(1)],
         {"mask": masks.padding([1, 2])},
