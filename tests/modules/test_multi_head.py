@@ -102,15 +102,15 @@ def test_a_copy_learns_as_torchs_layer_learns(options):
         torch.testing.assert_close(ours_bias, theirs.in_proj_bias.grad, **TOLERANCE)
 
 
-def test_a_copy_has_parameters_of_its_own():
-    theirs = torch_layer()
-    ours = MultiHeadAttention.from_torch(theirs)
-    before = theirs.out_proj.weight.clone()
+@pytest.mark.parametrize("options", [{}, {"kdim": 5, "vdim": 7}], ids=str)
+def test_a_copy_has_parameters_of_its_own(options):
+    theirs = torch_layer(**options)
+    before = {name: parameter.clone() for name, parameter in theirs.named_parameters()}
     with torch.no_grad():
-        for parameter in ours.parameters():
+        for parameter in MultiHeadAttention.from_torch(theirs).parameters():
             assert parameter.dtype == torch.float64
             parameter.zero_()
-    assert torch.equal(theirs.out_proj.weight, before)
+    assert all(torch.equal(before[name], x) for name, x in theirs.named_parameters())
 
 
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)
