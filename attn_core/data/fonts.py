@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,11 @@ def use_chinese() -> str:
     path = chinese_path()
     font_manager.fontManager.addfont(path)
     family = font_manager.get_font(path).family_name
-    # A system font of the same name must not win: the packaged file is the only entry left.
-    font_manager.fontManager.ttflist = [
-        entry
-        for entry in font_manager.fontManager.ttflist
-        if entry.name != family or Path(entry.fname) == path
-    ]
+    # The package has one weight. It stands for bold too, or Matplotlib would warn at every title;
+    # and a system font of the same name must not win.
+    own = next(font for font in font_manager.fontManager.ttflist if Path(font.fname) == path)
+    others = [font for font in font_manager.fontManager.ttflist if font.name != family]
+    font_manager.fontManager.ttflist = [*others, own, dataclasses.replace(own, weight=700)]
     families = [name for name in matplotlib.rcParams["font.family"] if name != family]
     matplotlib.rcParams["font.family"] = [*families, family]
     return family

@@ -30,13 +30,15 @@ def test_it_has_every_chinese_character_of_the_corpus():
     assert not {c for c in corpus if ord(c) not in glyphs}
 
 
-def test_a_figure_shows_chinese_beside_english_without_a_missing_glyph():
+@pytest.mark.parametrize("weight", ["normal", "bold"])
+def test_a_figure_shows_chinese_beside_english_without_a_warning(weight, caplog):
     fonts.use_chinese()
     figure, axes = plt.subplots()
-    axes.set_title("close document 关闭文档")
+    axes.set_title("close document 关闭文档", fontweight=weight)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.canvas.draw()
+    assert not caplog.records
 
 
 def test_calling_it_twice_adds_one_family():
