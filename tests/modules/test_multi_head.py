@@ -65,6 +65,7 @@ def test_a_copy_of_torchs_layer_gives_what_it_gives(
     theirs = torch_layer(**options).train(training)
     ours = MultiHeadAttention.from_torch(theirs)
     assert ours.training == training
+    assert ours.dropout == theirs.dropout
     query, key, value = normal((2, 3, 12), (2, 4, theirs.kdim), (2, 4, theirs.vdim))
     given = [query, key, value]
     if not theirs.batch_first:
