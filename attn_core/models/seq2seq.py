@@ -61,15 +61,20 @@ class Encoder(nn.Module):
         self.summarise = nn.Linear(self.memory_dim, hidden_dim)
 
     def forward(self, embedded: Tensor, is_token: Tensor) -> Memory:
-        packed = pack_padded_sequence(
-            embedded, is_token.sum(dim=-1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        packed_states, last = self.gru(packed)  # last: (directions, batch, hidden)
-        states, _ = pad_packed_sequence(
-            packed_states, batch_first=True, total_length=is_token.shape[1]
-        )
+        if is_token.all():  # packing and masking would cost time and change nothing
+            mask = None
+            states, last = self.gru(embedded)
+        else:
+            mask = is_token[:, None, None, :]
+            packed = pack_padded_sequence(
+                embedded, is_token.sum(dim=-1).cpu(), batch_first=True, enforce_sorted=False
+            )
+            packed_states, last = self.gru(packed)
+            states, _ = pad_packed_sequence(
+                packed_states, batch_first=True, total_length=is_token.shape[1]
+            )
+        # last: (directions, batch, hidden)
         summary = torch.tanh(self.summarise(last.transpose(0, 1).flatten(start_dim=1)))
-        mask = None if is_token.all() else is_token[:, None, None, :]
         return Memory(states, mask, summary)
 
 
