@@ -21,6 +21,9 @@ def pytest_terminal_summary(
                 compared += 1
     cells = compared + len(exempt)
     terminalreporter.section("notebooks")
-    terminalreporter.line(f"{len(exempt)} of {cells} cells are run without comparing their output")
+    share = len(exempt) / cells
+    terminalreporter.line(
+        f"{len(exempt)} of {cells} cells ({share:.1%}) are run without comparing their output"
+    )
     for reason in exempt:
         terminalreporter.line(f"  {reason}")
