@@ -55,6 +55,12 @@ class Split(NamedTuple):
 def words(text: str) -> list[str]:
     """Lower-case words, numbers and marks of `text`; a placeholder is one token, `{}`.
 
+    Args:
+        text: a message in a language that parts its words by spaces.
+
+    Returns:
+        The tokens.
+
     Example:
         >>> words("Delete %(count)s selected files?")
         ['delete', '{}', 'selected', 'files', '?']
@@ -68,6 +74,12 @@ def words(text: str) -> list[str]:
 
 def characters(text: str) -> list[str]:
     """Chinese characters of `text` one by one; Latin words, numbers, marks as `words` gives them.
+
+    Args:
+        text: a message in Chinese.
+
+    Returns:
+        The tokens.
 
     Example:
         >>> characters("关闭 %s 文件")
@@ -167,6 +179,12 @@ def key(text: str) -> str:
 
     Placeholders, digits and punctuation go; so do a, an, the; a final s is cut from longer words.
 
+    Args:
+        text: tokens joined by spaces.
+
+    Returns:
+        The words that are left, joined by spaces.
+
     Example:
         >>> key("delete the selected files ?") == key("delete selected file")
         True
@@ -177,7 +195,20 @@ def key(text: str) -> str:
 
 
 def groups(found: Sequence[Pair]) -> list[list[Pair]]:
-    """The pairs in groups: pairs that share the key of a source or of a target are together."""
+    """The pairs in groups: pairs that share the key of a source or of a target are together.
+
+    Args:
+        found: pairs, in any order.
+
+    Returns:
+        The groups; together they are `found`.
+
+    Example:
+        >>> texts = (("close", "关闭"), ("shut", "关闭"), ("save", "保存"))
+        >>> found = [Pair(source, target, "django") for source, target in texts]
+        >>> [len(group) for group in groups(found)]
+        [2, 1]
+    """
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -230,6 +261,10 @@ def split(
 
 def overlap(train: Iterable[Pair], test: Iterable[Pair]) -> dict[str, float]:
     """How much of `test` a model could have seen, as shares of the pairs of `test` from 0 to 1.
+
+    Args:
+        train: the pairs that it learns from.
+        test: the pairs that it is tested on.
 
     Returns:
         `source` and `target`: the same sentence; `near source` and `near target`: the same `key`;
