@@ -5,6 +5,7 @@ from html import escape
 from torch import Tensor
 
 _MOST_TABLES, _MOST_CELLS = 4, 32
+_ALLOWED = "#A5397F"  # the colour of weights in attn_core.plot, which needs Matplotlib
 
 
 def mask_picture(tables: Tensor, name: str) -> str:
@@ -20,7 +21,7 @@ def mask_picture(tables: Tensor, name: str) -> str:
         left = 20 + panel * (k_len * cell + gap)
         for i, row in enumerate(table):
             for j, allowed in enumerate(row):
-                fill = "#6a51a3" if allowed else "#ffffff"
+                fill = _ALLOWED if allowed else "#ffffff"
                 squares.append(
                     f'<rect x="{left + j * cell}" y="{24 + i * cell}" width="{cell}" '
                     f'height="{cell}" fill="{fill}" stroke="#b0b0b0"/>'

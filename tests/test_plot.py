@@ -243,3 +243,7 @@ def test_same_figure_is_drawn_twice_the_same(tmp_path):
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_mask_draws_itself_in_the_colour_of_weights():
+    assert plot.COLORS["weights"] in masks.causal()._repr_html_()
