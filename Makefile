@@ -29,7 +29,7 @@ book: $(ENVIRONMENT)
 	@$(PY) tools/build_book.py
 
 test: book data
-	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --doctest-modules
+	$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --doctest-modules
 
 serve: book
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000

@@ -1,7 +1,13 @@
-"""What a test session says at its end about the notebooks."""
+"""How the notebooks run in a test session, and what the session says about them at its end."""
+
+import os
 
 import nbformat
 import pytest
+
+# As tools/execute_notebooks.py does: progress bars are for people, and two workers with two
+# threads each would fight for two cores. The notebooks' kernels inherit both settings.
+os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1")
 
 
 def pytest_terminal_summary(

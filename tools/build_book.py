@@ -65,7 +65,8 @@ def main() -> int:
         shutil.rmtree(BUILD, ignore_errors=True)
         command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
         command += ["-n", "-W", "--keep-going", "--quiet"]
-        done = subprocess.run(command, cwd=ROOT)
+        print("Building the book into _build/html …", flush=True)
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)  # warnings: stderr
         if done.returncode:
             return done.returncode
         FINGERPRINT.write_text(current)
