@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class History:
-    """What a training run leaves behind: ``losses``, one per step, and its ``seconds``."""
+    """What a training run leaves behind.
+
+    Attributes:
+        losses: the loss of every step.
+        seconds: how long it took.
+
+    Example:
+        >>> History([2.0, 1.0], seconds=0.1).losses[-1]
+        1.0
+    """
 
     losses: list[float]
     seconds: float
@@ -103,8 +112,8 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=len(batches) + 1, pct_start=0.1, cycle_momentum=False
     )
-    writer = open_log(log_dir) if log_dir is not None else None
-    bar = progress(batches, description)
+    writer = _open_log(log_dir) if log_dir is not None else None
+    bar = _progress(batches, description)
     losses: list[float] = []
     start = time.perf_counter()
     model.train()
@@ -129,7 +138,7 @@ def train(
     return History(losses, time.perf_counter() - start)
 
 
-def progress(batches: Sequence[Any], description: str) -> Any:
+def _progress(batches: Sequence[Any], description: str) -> Any:
     try:
         from tqdm import tqdm
     except ImportError as error:
@@ -137,7 +146,7 @@ def progress(batches: Sequence[Any], description: str) -> Any:
     return tqdm(batches, desc=description, unit="step")
 
 
-def open_log(log_dir: str | PathLike[str]) -> Any:
+def _open_log(log_dir: str | PathLike[str]) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

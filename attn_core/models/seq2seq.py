@@ -251,7 +251,7 @@ class Seq2Seq(nn.Module):
             ValueError: ``source`` is no batch of token numbers, or a row starts with padding or
                 has padding between tokens.
         """
-        check_tokens("source", source, self.source_embedding.num_embeddings)
+        _check_tokens("source", source, self.source_embedding.num_embeddings)
         is_token = source != PAD
         if not is_token[:, 0].all() or (is_token[:, 1:] & ~is_token[:, :-1]).any():
             raise ValueError("source must have its padding after the tokens, in every row")
@@ -291,7 +291,7 @@ class Seq2Seq(nn.Module):
                 empty row, or the batches differ in size.
             TypeError: the token numbers are not int64.
         """
-        check_tokens("target", target, self.target_embedding.num_embeddings)
+        _check_tokens("target", target, self.target_embedding.num_embeddings)
         if len(source) != len(target):
             raise ValueError(
                 f"source and target must have as many rows, got {len(source)} and {len(target)}"
@@ -366,7 +366,7 @@ class Seq2Seq(nn.Module):
         return Translation(torch.cat(tokens, dim=1), torch.cat(weights, dim=1) if weights else None)
 
 
-def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
+def _check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
     if tokens.dtype != torch.int64:
         raise TypeError(f"{name} must hold token numbers as int64, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.numel() == 0:
