@@ -37,7 +37,17 @@ DROPPED = frozenset("\"“”‘’'«»*_~^")
 
 
 class Pair(NamedTuple):
-    """A message: English tokens, target tokens, each joined by spaces; its packages, by commas."""
+    """A message in two languages.
+
+    Attributes:
+        source: the English tokens, joined by spaces.
+        target: the other language's tokens, joined by spaces.
+        origins: the packages that have it so, joined by commas.
+
+    Example:
+        >>> Pair("open file", "打 开 文 件", "spyder").source.split()
+        ['open', 'file']
+    """
 
     source: str
     target: str
@@ -45,7 +55,17 @@ class Pair(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Three disjoint parts of the pairs."""
+    """Three disjoint parts of the pairs.
+
+    Attributes:
+        train: to learn from.
+        validation: to choose settings with.
+        test: to measure with, once.
+
+    Example:
+        >>> Split([], [], [])._fields
+        ('train', 'validation', 'test')
+    """
 
     train: list[Pair]
     validation: list[Pair]
@@ -120,6 +140,10 @@ def pairs(language: str) -> list[Pair]:
     Raises:
         ValueError: there is no such language here.
         MissingDataError: a data package is not installed.
+
+    Example:
+        >>> {pair.target for pair in pairs("zh") if pair.source == "file not found"}
+        {'未 找 到 文 件'}
     """
     if language not in LOCALES:
         raise ValueError(f"language must be one of {sorted(LOCALES)}, got {language!r}")
@@ -243,6 +267,11 @@ def split(
 
     Returns:
         The three parts; together they are `found`.
+
+    Example:
+        >>> found = [Pair(f"open the {word} file", word, "") for word in ("old", "new", "log")]
+        >>> [len(part) for part in split(found, held_out=1)]
+        [1, 1, 1]
     """
     parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
     train, validation, test = parts
@@ -270,6 +299,11 @@ def overlap(train: Iterable[Pair], test: Iterable[Pair]) -> dict[str, float]:
         `source` and `target`: the same sentence; `near source` and `near target`: the same `key`;
         `one word`: a training source that differs in one word, which is language, not a leak, but
         worth knowing.
+
+    Example:
+        >>> seen = Pair("open the old file", "打 开 旧 文 件", "spyder")
+        >>> overlap([seen], [Pair("open the new file", "打 开 新 文 件", "spyder")])["one word"]
+        1.0
     """
     train, test = list(train), list(test)
     seen = {

@@ -15,20 +15,36 @@ if TYPE_CHECKING:
 def chinese_path() -> Path:
     """The file of Noto Sans SC Regular inside its data package.
 
+    Returns:
+        Its path.
+
     Raises:
         MissingDataError: the package is not installed.
+
+    Example:
+        >>> chinese_path().name
+        'NotoSansSC-Regular.otf'
     """
     return packages.files(packages.CHINESE_FONT.name, r"NotoSansSC-Regular\.otf$")[0]
 
 
 def use_chinese() -> str:
-    """Register the packaged font with Matplotlib and return its family name, "Noto Sans SC".
+    """Register the packaged font with Matplotlib.
 
     Every text of a figure falls back to it, from now until the style changes, for glyphs that its
     own font lacks: call it after `attn_core.plot.use_book_style()`.
 
+    Returns:
+        The name of its family.
+
     Raises:
         MissingDataError: the package is not installed.
+
+    Example:
+        >>> import matplotlib
+        >>> with matplotlib.rc_context():
+        ...     use_chinese()
+        'Noto Sans SC'
     """
     import matplotlib
     from matplotlib import font_manager
@@ -49,8 +65,15 @@ def use_chinese() -> str:
 def chinese() -> FontProperties:
     """Matplotlib's properties of the packaged font, by path.
 
+    Returns:
+        Properties for the argument `font` of `attn_core.plot`.
+
     Raises:
         MissingDataError: the package is not installed.
+
+    Example:
+        >>> chinese().get_name()
+        'Noto Sans SC'
     """
     from matplotlib.font_manager import FontProperties
 
