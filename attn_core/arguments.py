@@ -10,6 +10,7 @@ from torch import Tensor
 from attn_core import scores as score_functions
 from attn_core.checks import check_floating_point, check_number, check_q_offset, check_share
 from attn_core.masks import Mask, causal
+from attn_core.positions.bias import Bias, distances
 
 Score = Callable[[Tensor, Tensor], Tensor]
 Normalizer = Callable[[Tensor, int], Tensor]
@@ -24,7 +25,7 @@ class Arguments:
         key: ``(..., Hkv, S, D)``.
         value: ``(..., Hkv, S, Dv)``.
         mask: bool tensor that broadcasts to ``(..., Hq, L, S)``, a mask, or None.
-        bias: float tensor that broadcasts to ``(..., Hq, L, S)``, or None.
+        bias: float tensor that broadcasts to ``(..., Hq, L, S)``, a bias object, or None.
         score: callable, or None for the dot product.
         normalizer: callable, or None for softmax.
         scale: what the scores are multiplied by.
@@ -46,7 +47,7 @@ class Arguments:
     key: Tensor
     value: Tensor
     mask: Tensor | Mask | None
-    bias: Tensor | None
+    bias: Tensor | Bias | None
     score: Score | None
     normalizer: Normalizer | None
     scale: float
@@ -88,6 +89,13 @@ class Arguments:
             return table[0] if table.ndim == 4 and len(table) == 1 else table
         return None if self.mask is None else _at_least_a_matrix(self.mask)
 
+    def bias_table(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """What is added to the scores of query and key, broadcast to ``(..., Hq, L, S)``."""
+        if isinstance(self.bias, Bias):
+            device = query.device
+            return self.bias(query, key, distances(self.q_len, self.k_len, self.q_offset, device))
+        return self.bias
+
     def without_masked(self, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, with zeros where no pair of the mask uses them.
 
@@ -114,7 +122,7 @@ def check_arguments(
     value: Tensor,
     *,
     mask: Tensor | Mask | None = None,
-    bias: Tensor | None = None,
+    bias: Tensor | Bias | None = None,
     score: Score | None = None,
     normalizer: Normalizer | None = None,
     scale: float | None = None,
@@ -270,8 +278,17 @@ def _check_bias(arguments: Arguments) -> None:
     bias = arguments.bias
     if bias is None:
         return
+    if isinstance(bias, Bias):
+        heads = arguments.query.shape[-3]
+        if bias.heads not in (None, heads):
+            raise ValueError(f"bias {bias.name} has {bias.heads} heads, but query has {heads}")
+        bias.check_fit(arguments.q_len, arguments.k_len, arguments.q_offset)
+        return
     if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a torch tensor, got {type(bias).__name__}")
+        raise TypeError(
+            "bias must be a torch tensor or a bias of attn_core.positions, got "
+            f"{type(bias).__name__}"
+        )
     if bias.dtype == torch.bool:
         raise TypeError("bias must be floating point, got torch.bool; a bool tensor is a mask=")
     if bias.dtype != arguments.query.dtype:

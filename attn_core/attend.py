@@ -9,6 +9,7 @@ from attn_core import kernels
 from attn_core.arguments import check_arguments
 from attn_core.kernels import explicit
 from attn_core.masks import Mask
+from attn_core.positions import Bias
 
 __all__ = ["AttentionOutput", "attention"]
 
@@ -40,7 +41,7 @@ def attention(
     value: Tensor,
     *,
     mask: Tensor | Mask | None = ...,
-    bias: Tensor | None = ...,
+    bias: Tensor | Bias | None = ...,
     score: Callable[[Tensor, Tensor], Tensor] | None = ...,
     normalizer: Callable[[Tensor, int], Tensor] | None = ...,
     scale: float | None = ...,
@@ -58,7 +59,7 @@ def attention(
     value: Tensor,
     *,
     mask: Tensor | Mask | None = ...,
-    bias: Tensor | None = ...,
+    bias: Tensor | Bias | None = ...,
     score: Callable[[Tensor, Tensor], Tensor] | None = ...,
     normalizer: Callable[[Tensor, int], Tensor] | None = ...,
     scale: float | None = ...,
@@ -76,7 +77,7 @@ def attention(
     value: Tensor,
     *,
     mask: Tensor | Mask | None = ...,
-    bias: Tensor | None = ...,
+    bias: Tensor | Bias | None = ...,
     score: Callable[[Tensor, Tensor], Tensor] | None = ...,
     normalizer: Callable[[Tensor, int], Tensor] | None = ...,
     scale: float | None = ...,
@@ -93,7 +94,7 @@ def attention(
     value: Tensor,
     *,
     mask: Tensor | Mask | None = None,
-    bias: Tensor | None = None,
+    bias: Tensor | Bias | None = None,
     score: Callable[[Tensor, Tensor], Tensor] | None = None,
     normalizer: Callable[[Tensor, int], Tensor] | None = None,
     scale: float | None = None,
@@ -128,7 +129,8 @@ def attention(
         value: ``(..., Hkv, S, Dv)``: S vectors that are handed out.
         mask: bool, **True = may attend**, broadcast to ``(..., Hq, L, S)``; or a mask from
             :mod:`attn_core.masks`.
-        bias: floating point, broadcast to ``(..., Hq, L, S)``, added to the scores.
+        bias: floating point, broadcast to ``(..., Hq, L, S)``, added to the scores; or a bias from
+            :mod:`attn_core.positions`.
         score: a callable ``(query, key) -> (..., L, S)``, see :mod:`attn_core.scores`. With grouped
             heads it sees the queries of a group one below the other.
         normalizer: a callable ``(scores, dim)``, see :mod:`attn_core.normalizers`; by default
@@ -138,8 +140,9 @@ def attention(
         softcap: squeezes the scores into (−softcap, softcap) by softcap · tanh(scores / softcap).
         dropout_p: the share of weights set to 0, the others divided by 1 − dropout_p. It drops
             whenever it is above 0: pass 0 when evaluating.
-        q_offset: the position of query 0 among the keys, for masks that compare positions: an int,
-            or one integer per batch entry ``(batch,)``. Needed only when L and S differ.
+        q_offset: the position of query 0 among the keys, for masks and biases that compare
+            positions: an int, or one integer per batch entry ``(batch,)``. Needed only when L and S
+            differ.
         return_weights: whether to return the weights too. Asking for them does not change the
             output.
 

@@ -35,8 +35,9 @@ def _masked_scores(
     scores = _score(arguments, query, key)
     if arguments.softcap is not None:
         scores = arguments.softcap * torch.tanh(scores / arguments.softcap)
-    if arguments.bias is not None:
-        scores = scores + arguments.bias
+    bias = arguments.bias_table(query, key)
+    if bias is not None:
+        scores = scores + bias
     return scores if table is None else scores.masked_fill(~table, -torch.inf)
 
 

@@ -30,7 +30,9 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     is_causal = arguments.is_causal_from_first_key and arguments.bias is None
     table = None if is_causal and arguments.k_len <= arguments.q_len else arguments.table()
     query, key, value = arguments.without_masked(table)
-    attn_mask, empty = (None, None) if is_causal else _additive_or_bool(arguments.bias, table)
+    attn_mask, empty = (
+        (None, None) if is_causal else _additive_or_bool(arguments.bias_table(query, key), table)
+    )
     output = scaled_dot_product_attention(
         _flatten_leading(query, arguments.leading),
         _flatten_leading(key, arguments.leading),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
+from attn_core.positions import Bias
 
 
 class MultiHeadAttention(nn.Module):
@@ -96,7 +97,7 @@ class MultiHeadAttention(nn.Module):
         value: Tensor | None = None,
         *,
         mask: Tensor | Mask | None = None,
-        bias: Tensor | None = None,
+        bias: Tensor | Bias | None = None,
         q_offset: int | Tensor | None = None,
         return_weights: bool = False,
     ) -> Tensor | AttentionOutput:

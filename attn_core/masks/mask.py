@@ -1,26 +1,13 @@
-"""Which query may attend which key: masks that compose.
+"""A mask: a predicate on positions, and what follows from it."""
 
-A mask is defined once, as a predicate on positions, and everything else follows from it: the
-boolean table that a kernel reads, its picture, its negation and its combinations. ``True`` means
-*may attend*, as in :func:`torch.nn.functional.scaled_dot_product_attention`;
-:class:`torch.nn.MultiheadAttention` means the opposite.
-
-Combine masks with ``&`` (both must allow), ``|`` (one must allow) and ``~`` (the opposite):
-
-    >>> causal() & padding([3, 2])
-    causal() & padding([3, 2])
-"""
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_q_offset, check_sizes
-from attn_core.mask_picture import mask_picture
-
-__all__ = ["Indices", "Mask", "causal", "dense", "padding", "window"]
+from attn_core.masks.picture import mask_picture
 
 
 class Indices(NamedTuple):
@@ -45,6 +32,54 @@ class Indices(NamedTuple):
     key: Tensor
 
 
+class Reach(NamedTuple):
+    """How far from its own position a query may look at most; what lies beyond is never allowed.
+
+    The first positions are an exception: they may attend, and be attended, from everywhere.
+    A kernel that goes through the keys near a query relies on it.
+
+    Attributes:
+        left: how many positions before the query's own; None for all of them.
+        right: how many after it; None for all of them.
+        first: how many positions at the start are the exception.
+
+    Source: Beltagy, Peters and Cohan (2020), section 3.1: a sliding window and global tokens.
+
+    Example:
+        >>> Reach(left=4, right=0)
+        Reach(left=4, right=0, first=0)
+    """
+
+    left: int | None = None
+    right: int | None = None
+    first: int = 0
+
+    def __and__(self, other: "Reach") -> "Reach":
+        return Reach(
+            _nearer(self.left, other.left),
+            _nearer(self.right, other.right),
+            max(self.first, other.first),
+        )
+
+    def __or__(self, other: "Reach") -> "Reach":
+        return Reach(
+            _further(self.left, other.left),
+            _further(self.right, other.right),
+            max(self.first, other.first),
+        )
+
+
+def _nearer(one: int | None, other: int | None) -> int | None:
+    return min((x for x in (one, other) if x is not None), default=None)
+
+
+def _further(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
+
+
+_ANYWHERE = Reach()
+
+
 class Mask:
     """A rule that says which query may attend which key.
 
@@ -61,6 +96,7 @@ class Mask:
         q_len: the only number of queries that the mask fits; None if any.
         k_len: the only number of keys that the mask fits; None if any.
         min_keys: the least number of keys that the mask fits.
+        reach: how far a query can look at most; see :class:`Reach`.
         device: the device of the tensors that the predicate reads; None if it reads none.
 
     Raises:
@@ -88,6 +124,7 @@ class Mask:
         q_len: int | None = None,
         k_len: int | None = None,
         min_keys: int = 0,
+        reach: Reach = _ANYWHERE,
         device: torch.device | None = None,
     ) -> None:
         self.predicate = predicate
@@ -98,6 +135,7 @@ class Mask:
         self.q_len = q_len
         self.k_len = k_len
         self.min_keys = min_keys
+        self.reach = reach
         self.device = device
 
     def dense(
@@ -128,30 +166,53 @@ class Mask:
         Source: this package; FlexAttention builds its block masks from a predicate the same way.
 
         Example:
-            >>> causal().dense(2, 3, q_offset=1)
+            >>> from attn_core import masks
+            >>> masks.causal().dense(2, 3, q_offset=1)
             tensor([[ True,  True, False],
                     [ True,  True,  True]])
         """
         device = torch.device(device) if device is not None else self.device
         self.check_fit(q_len, k_len, q_offset, device)
-        offset: int | Tensor = 0 if q_offset is None else q_offset
-        if isinstance(offset, Tensor):
-            offset = offset.to(device)[:, None, None, None]
         row = torch.arange(q_len, device=device)[:, None]
+        table = self.pairs(row, torch.arange(k_len, device=device), q_offset)
+        if table.shape[:-2].numel() == 1:
+            return table.reshape(q_len, k_len)
+        return table.reshape((1,) * (4 - table.ndim) + table.shape)
+
+    def pairs(self, row: Tensor, key: Tensor, q_offset: int | Tensor | None = None) -> Tensor:
+        """Say which of these pairs of a query and a key are allowed.
+
+        A kernel asks it about a block at a time.
+
+        Args:
+            row: integers ``(..., L, 1)``, which queries of the call, counted from 0.
+            key: integers ``(..., 1, S)`` or ``(S,)``, which keys.
+            q_offset: position of query 0 among the keys, as in :meth:`dense`.
+
+        Returns:
+            A bool tensor ``(batch, heads, ..., L, S)``, or without the dimensions in front that
+            the mask does not tell apart.
+
+        Raises:
+            TypeError: if the predicate does not give a bool tensor.
+        """
+        offset: int | Tensor = 0 if q_offset is None else q_offset
+        ones = (1,) * max(row.ndim, key.ndim)
+        if isinstance(offset, Tensor):
+            offset = offset.to(row.device).reshape(-1, 1, *ones)
         at = Indices(
-            batch=torch.arange(self.batch or 1, device=device)[:, None, None, None],
-            head=torch.arange(self.heads or 1, device=device)[:, None, None],
+            batch=torch.arange(self.batch or 1, device=row.device).reshape(-1, 1, *ones),
+            head=torch.arange(self.heads or 1, device=row.device).reshape(-1, *ones),
             row=row,
             query=row + offset,
-            key=torch.arange(k_len, device=device),
+            key=key,
         )
         table = self.predicate(at)
         if table.dtype != torch.bool:
             raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
-        table = table.expand(torch.broadcast_shapes(table.shape, (q_len, k_len)))
-        if table.ndim > 2 and table.shape[:-2].numel() == 1:
-            table = table.reshape(q_len, k_len)
-        return table if table.ndim == 2 else table.reshape((1,) * (4 - table.ndim) + table.shape)
+        return table.expand(
+            torch.broadcast_shapes(table.shape, torch.broadcast_shapes(row.shape, key.shape))
+        )
 
     def check_fit(
         self,
@@ -191,11 +252,11 @@ class Mask:
         return self._combine(other, lambda a, b: a | b, "|")
 
     def __invert__(self) -> "Mask":
-        return self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
+        opposite = self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
+        opposite.reach = _ANYWHERE
+        return opposite
 
-    def _combine(
-        self, other: "Mask", operator: Callable[[Tensor, Tensor], Tensor], symbol: str
-    ) -> "Mask":
+    def _combine(self, other: "Mask", operator: Callable[[Any, Any], Any], symbol: str) -> "Mask":
         if not isinstance(other, Mask):
             raise TypeError(
                 f"a mask combines with a mask, got {type(other).__name__}; wrap a bool tensor in "
@@ -212,6 +273,7 @@ class Mask:
         )
         combined.uses_positions = self.uses_positions or other.uses_positions
         combined.min_keys = max(self.min_keys, other.min_keys)
+        combined.reach = operator(self.reach, other.reach)
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
             ours, theirs = getattr(self, what), getattr(other, what)
@@ -233,6 +295,7 @@ class Mask:
             q_len=self.q_len,
             k_len=self.k_len,
             min_keys=self.min_keys,
+            reach=self.reach,
             device=self.device,
         )
 
@@ -248,167 +311,3 @@ class Mask:
         q_len = self.q_len or k_len
         table = self.dense(q_len, k_len, q_offset=0).cpu()
         return mask_picture(table.reshape(-1, q_len, k_len), self.name)
-
-
-def causal() -> Mask:
-    r"""Let a query attend its own position and those before it.
-
-    .. math:: j \le i + \mathrm{q\_offset}
-
-    Returns:
-        A mask that compares positions. It is always the same object.
-
-    Source: Vaswani et al. (2017), section 3.2.3.
-
-    Example:
-        >>> causal().dense(3, 3)
-        tensor([[ True, False, False],
-                [ True,  True, False],
-                [ True,  True,  True]])
-    """
-    return _CAUSAL
-
-
-_CAUSAL = Mask(lambda at: at.key <= at.query, "causal()", uses_positions=True)
-
-
-def window(left: int | None, right: int | None) -> Mask:
-    r"""Let a query attend the keys near its own position, its own key always among them.
-
-    .. math:: p - \text{left} \le j \le p + \text{right}, \qquad p = i + \mathrm{q\_offset}
-
-    The convention is that of flash-attn and of ONNX: ``left`` and ``right`` count the *other*
-    keys, so ``window(1, 1)`` is three keys wide.
-
-    Args:
-        left: how many keys before the query's own position; None for all of them.
-        right: how many keys after it; None for all of them.
-
-    Returns:
-        A mask that compares positions.
-
-    Raises:
-        ValueError: if ``left`` or ``right`` is negative.
-        TypeError: if one is neither an integer nor None.
-
-    Source: Beltagy, Peters and Cohan (2020), sliding window; D2, section 2.2, local attention.
-
-    Example:
-        >>> window(1, 0).dense(3, 3)
-        tensor([[ True, False, False],
-                [ True,  True, False],
-                [False,  True,  True]])
-    """
-    for name, keys in (("left", left), ("right", right)):
-        if keys is not None and (not isinstance(keys, int) or isinstance(keys, bool)):
-            raise TypeError(f"{name} must be an integer or None, got {keys!r}")
-        if keys is not None and keys < 0:
-            raise ValueError(f"{name} must be 0 or more, got {keys}")
-
-    def near(at: Indices) -> Tensor:
-        distance = at.key - at.query
-        inside = torch.ones_like(distance, dtype=torch.bool)
-        if left is not None:
-            inside = inside & (distance >= -left)
-        if right is not None:
-            inside = inside & (distance <= right)
-        return inside
-
-    return Mask(near, f"window({left}, {right})", uses_positions=True)
-
-
-def padding(lengths: Sequence[int] | Tensor) -> Mask:
-    r"""Let queries attend the first keys of each batch entry only; the rest is padding.
-
-    .. math:: j < \text{lengths}_b
-
-    Args:
-        lengths: number of real keys in each batch entry, ``(batch,)`` integers.
-
-    Returns:
-        A mask that tells batch entries apart.
-
-    Raises:
-        TypeError: if ``lengths`` are no integers.
-        ValueError: if ``lengths`` is not one-dimensional, is empty, or has a negative entry.
-
-    Source: D0's ``Attention`` has no such mask, so padding receives weight.
-
-    Example:
-        >>> padding([1, 2]).dense(1, 3)[:, 0]
-        tensor([[[ True, False, False]],
-        <BLANKLINE>
-                [[ True,  True, False]]])
-    """
-    device = lengths.device if isinstance(lengths, Tensor) else None
-    try:
-        lengths = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"lengths must be integers, got {lengths!r}") from None
-    if lengths.ndim != 1 or len(lengths) == 0:
-        raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.min() < 0:
-        raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
-    return Mask(
-        lambda at: at.key < lengths.to(at.key.device)[at.batch],
-        f"padding({_short(lengths.tolist())})",
-        batch=len(lengths),
-        min_keys=int(lengths.max()),
-        device=device,
-    )
-
-
-def dense(table: Tensor) -> Mask:
-    r"""Use a boolean table as a mask, so that it combines with the others.
-
-    Row ``i`` of the table belongs to query ``i`` of the call, whatever ``q_offset`` is.
-
-    Args:
-        table: bool ``(L, S)``, ``(heads, L, S)`` or ``(batch, heads, L, S)``, True where
-            attending is allowed; batch or heads may be 1.
-
-    Returns:
-        A mask for exactly L queries and S keys.
-
-    Raises:
-        TypeError: if ``table`` is not a bool tensor.
-        ValueError: if it has fewer than two dimensions, or more than four.
-
-    Source: :func:`torch.nn.functional.scaled_dot_product_attention`, boolean ``attn_mask``.
-
-    Example:
-        >>> import torch
-        >>> (dense(torch.tensor([[True, True], [False, True]])) & causal()).dense(2, 2)
-        tensor([[ True, False],
-                [False,  True]])
-    """
-    if not isinstance(table, Tensor) or table.dtype != torch.bool:
-        seen = table.dtype if isinstance(table, Tensor) else type(table).__name__
-        raise TypeError(f"table must be a bool tensor, True where attending is allowed, got {seen}")
-    if not 2 <= table.ndim <= 4:
-        raise ValueError(
-            f"table must be (L, S), (heads, L, S) or (batch, heads, L, S), got {tuple(table.shape)}"
-        )
-    full = table.reshape((1,) * (4 - table.ndim) + table.shape)
-    batch, heads, q_len, k_len = full.shape
-
-    def look_up(at: Indices) -> Tensor:
-        return full[at.batch if batch > 1 else 0, at.head if heads > 1 else 0, at.row, at.key]
-
-    return Mask(
-        look_up,
-        f"dense({'×'.join(map(str, table.shape))})",
-        batch=batch if batch > 1 else None,
-        heads=heads if heads > 1 else None,
-        q_len=q_len,
-        k_len=k_len,
-        device=table.device,
-    )
-
-
-def _short(numbers: list[int]) -> str:
-    if len(numbers) <= 6:
-        return str(numbers)
-    return f"[{', '.join(map(str, numbers[:3]))}, … {len(numbers)} entries]"

@@ -1,14 +1,9 @@
-r"""Positions: attention treats its keys as a set, so order has to be told.
-
-An encoding is a vector per position that is added to the embedding of the token there.
-"""
+"""Encodings: a vector per position that is added to the embedding of the token there."""
 
 import torch
 from torch import Tensor, nn
 
 from attn_core.checks import check_number, check_sequence, check_sizes
-
-__all__ = ["LearnedEncoding", "SinusoidalEncoding", "sinusoidal"]
 
 
 def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
