@@ -26,6 +26,8 @@ HEAVY = [
     "jieba",
     "keras",
     "sacrebleu",
+    "tokenizers",
+    "transformers",
 ]
 MODULES = [
     info.name

@@ -4,5 +4,6 @@
 - `attn_core.data.dates`: dates written in several languages.
 - `attn_core.data.vocabulary`: tokens to numbers and back.
 - `attn_core.data.fonts`: a font with Chinese glyphs.
+- `attn_core.data.pretrained`: trained weights and their tokenizers.
 - `attn_core.data.packages`: what is installed where, and under which licence.
 """

