@@ -79,7 +79,8 @@ def drawn_sizes(draw, batches=((), (2,), (3, 2))):
 @st.composite
 def masks_with_rules(draw, sizes, depth=2):
     """A mask, composed at random, and its rule ``(batch, head, row, position, key) -> bool``."""
-    kinds = ["causal", "window", "dense"] + (["padding"] if sizes.batch else [])
+    kinds = ["causal", "window", "dilated", "strided", "global", "document", "blocks", "dense"]
+    kinds += ["padding"] if sizes.batch else []
     if depth:
         kinds += ["not", "and", "or"]
     kind = draw(st.sampled_from(kinds))
@@ -93,6 +94,10 @@ def masks_with_rules(draw, sizes, depth=2):
                 (left is None or p - j <= left) and (right is None or j - p <= right)
             ),
         )
+    if kind in ("dilated", "strided", "global"):
+        return draw(masks_of_distance_with_rules(kind))
+    if kind in ("document", "blocks"):
+        return draw(masks_of_parts_with_rules(kind, sizes))
     if kind == "padding":
         entries = sizes.batch[-1]
         lengths = draw(st.lists(st.integers(0, sizes.k_len), min_size=entries, max_size=entries))
@@ -111,6 +116,47 @@ def masks_with_rules(draw, sizes, depth=2):
     if kind == "and":
         return one & two, lambda *at: one_rule(*at) and two_rule(*at)
     return one | two, lambda *at: one_rule(*at) or two_rule(*at)
+
+
+@st.composite
+def masks_of_distance_with_rules(draw, kind):
+    few = st.integers(0, 2)
+    if kind == "dilated":
+        left, right, gap = draw(few), draw(few), draw(few)
+        allowed = {n * (gap + 1) for n in range(-left, right + 1)}
+        return masks.dilated(left, right, gap), lambda b, h, i, p, j: j - p in allowed
+    if kind == "strided":
+        stride = draw(st.integers(1, 3))
+        return masks.strided(stride), lambda b, h, i, p, j: abs(p - j) % stride == 0
+    n = draw(few)
+    return masks.global_tokens(n), lambda b, h, i, p, j: min(p, j) < n
+
+
+@st.composite
+def masks_of_parts_with_rules(draw, kind, sizes):
+    """Documents, or blocks; a query outside of them attends nothing."""
+    entries = draw(st.sampled_from([1, *sizes.batch[-1:]]))
+    if kind == "document":
+        ids = [[draw(st.integers(0, 2)) for _ in range(sizes.k_len)] for _ in range(entries)]
+        return (
+            masks.document(ids if entries > 1 else ids[0]),
+            lambda b, h, i, p, j: (
+                0 <= p < sizes.k_len and ids[b % entries][p] == ids[b % entries][j]
+            ),
+        )
+    block_size = draw(st.integers(1, 3))
+    heads = draw(st.sampled_from([1, sizes.heads]))
+    q_blocks, k_blocks = draw(st.integers(1, 4)), -(-sizes.k_len // block_size)
+    layout = draw(bool_tables((entries, heads, q_blocks, k_blocks)))
+    known = layout.tolist()
+    layout = layout if entries > 1 else layout[0] if heads > 1 else layout[0, 0]
+    return (
+        masks.block_sparse(layout, block_size),
+        lambda b, h, i, p, j: (
+            0 <= p < q_blocks * block_size
+            and known[b % entries][h % heads][p // block_size][j // block_size]
+        ),
+    )
 
 
 @st.composite

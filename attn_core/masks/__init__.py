@@ -9,10 +9,30 @@ Combine masks with ``&`` (both must allow), ``|`` (one must allow) and ``~`` (th
 
     >>> causal() & padding([3, 2])
     causal() & padding([3, 2])
+
+A mask also knows how far a query looks at most: its *reach*. With a short reach, attention costs as
+much as the keys that are near, and not as many as there are.
 """
 
-from attn_core.masks.given import dense, padding
+from attn_core.masks.given import block_sparse, dense, document, padding
 from attn_core.masks.mask import Indices, Mask, Reach
-from attn_core.masks.near import causal, window
+from attn_core.masks.near import causal, dilated, global_tokens, strided, window
+from attn_core.masks.patterns import bigbird, longformer, sparse_transformer
 
-__all__ = ["Indices", "Mask", "Reach", "causal", "dense", "padding", "window"]
+__all__ = [
+    "Indices",
+    "Mask",
+    "Reach",
+    "bigbird",
+    "block_sparse",
+    "causal",
+    "dense",
+    "dilated",
+    "document",
+    "global_tokens",
+    "longformer",
+    "padding",
+    "sparse_transformer",
+    "strided",
+    "window",
+]

@@ -1,11 +1,12 @@
-"""Masks that are given: by lengths, or by a table."""
+"""Masks that are given: by lengths, by documents, or by a table."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from attn_core.masks.mask import Indices, Mask
+from attn_core.checks import check_sizes
+from attn_core.masks.mask import Indices, Mask, Reach
 
 
 def padding(lengths: Sequence[int] | Tensor) -> Mask:
@@ -32,14 +33,9 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
                 [[ True,  True, False]]])
     """
     device = lengths.device if isinstance(lengths, Tensor) else None
-    try:
-        lengths = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"lengths must be integers, got {lengths!r}") from None
+    lengths = _integers("lengths", lengths)
     if lengths.ndim != 1 or len(lengths) == 0:
         raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.min() < 0:
         raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
     return Mask(
@@ -47,6 +43,57 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
         f"padding({_short(lengths.tolist())})",
         batch=len(lengths),
         min_keys=int(lengths.max()),
+        device=device,
+    )
+
+
+def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
+    r"""Let a query attend the keys of its own document, where several share a sequence.
+
+    .. math:: \text{ids}_{b, j} = \text{ids}_{b, p}, \qquad p = i + \mathrm{q\_offset}
+
+    A query outside the ids belongs to no document and attends nothing.
+
+    Args:
+        ids: the document of each position, ``(S,)`` or ``(batch, S)`` integers.
+
+    Returns:
+        A mask for exactly S keys, which compares positions.
+
+    Raises:
+        TypeError: if ``ids`` are no integers.
+        ValueError: if ``ids`` have no or more than two dimensions, or are empty.
+
+    Source: Krell, Kosec, Perez and Fitzgibbon (2021): packing without cross-contamination.
+
+    Example:
+        >>> document([7, 7, 9]).dense(3, 3)
+        tensor([[ True,  True, False],
+                [ True,  True, False],
+                [False, False,  True]])
+    """
+    device = ids.device if isinstance(ids, Tensor) else None
+    ids = _integers("ids", ids)
+    if ids.ndim not in (1, 2) or ids.numel() == 0:
+        raise ValueError(f"ids must be (length,) or (batch, length), got {tuple(ids.shape)}")
+    rows = ids if ids.ndim == 2 else ids[None]
+    batch, k_len = rows.shape
+
+    def same_document(at: Indices) -> Tensor:
+        known = rows.to(at.key.device)
+        entry = at.batch if batch > 1 else 0
+        of_query = known[entry, at.query.clamp(0, k_len - 1)]
+        is_inside = (at.query >= 0) & (at.query < k_len)
+        return is_inside & (known[entry, at.key] == of_query)
+
+    longest = _longest_span(rows)
+    return Mask(
+        same_document,
+        f"document({_short(ids.tolist()) if ids.ndim == 1 else f'{batch}×{k_len}'})",
+        uses_positions=True,
+        batch=batch if batch > 1 else None,
+        k_len=k_len,
+        reach=Reach(left=longest, right=longest),
         device=device,
     )
 
@@ -76,14 +123,7 @@ def dense(table: Tensor) -> Mask:
         tensor([[ True, False],
                 [False,  True]])
     """
-    if not isinstance(table, Tensor) or table.dtype != torch.bool:
-        seen = table.dtype if isinstance(table, Tensor) else type(table).__name__
-        raise TypeError(f"table must be a bool tensor, True where attending is allowed, got {seen}")
-    if not 2 <= table.ndim <= 4:
-        raise ValueError(
-            f"table must be (L, S), (heads, L, S) or (batch, heads, L, S), got {tuple(table.shape)}"
-        )
-    full = table.reshape((1,) * (4 - table.ndim) + table.shape)
+    full = _four_dimensions("table", table)
     batch, heads, q_len, k_len = full.shape
 
     def look_up(at: Indices) -> Tensor:
@@ -97,6 +137,116 @@ def dense(table: Tensor) -> Mask:
         q_len=q_len,
         k_len=k_len,
         device=table.device,
+    )
+
+
+def block_sparse(layout: Tensor, block_size: int) -> Mask:
+    r"""Let blocks of positions attend blocks of positions, as a table says.
+
+    .. math::
+        \text{layout}_{\lfloor p / n \rfloor, \lfloor j / n \rfloor}, \qquad
+        p = i + \mathrm{q\_offset}, \quad n = \text{block\_size}
+
+    The last block may be shorter than the others. A query outside the table attends nothing.
+
+    Args:
+        layout: bool ``(query blocks, key blocks)``, ``(heads, …)`` or ``(batch, heads, …)``, True
+            where attending is allowed; batch or heads may be 1.
+        block_size: number of positions in a block, n.
+
+    Returns:
+        A mask that compares positions, for as many keys as the key blocks hold.
+
+    Raises:
+        TypeError: if ``layout`` is not a bool tensor, or ``block_size`` not an integer.
+        ValueError: if ``layout`` has no such shape, or ``block_size`` is not positive.
+
+    Source: Zaheer et al. (2020), appendix D; Child, Gray, Radford and Sutskever (2019),
+    section 5.5.
+
+    Example:
+        >>> block_sparse(torch.tensor([[True, False], [True, True]]), block_size=2).dense(3, 3)
+        tensor([[ True,  True, False],
+                [ True,  True, False],
+                [ True,  True,  True]])
+    """
+    full = _four_dimensions("layout", layout)
+    check_sizes(block_size=block_size)
+    batch, heads, q_blocks, k_blocks = full.shape
+    if 0 in full.shape:
+        raise ValueError(f"layout must have blocks, got {tuple(layout.shape)}")
+
+    def look_up(at: Indices) -> Tensor:
+        block = (at.query // block_size).clamp(0, q_blocks - 1)
+        is_inside = (at.query >= 0) & (at.query < q_blocks * block_size)
+        entry, head = at.batch if batch > 1 else 0, at.head if heads > 1 else 0
+        return is_inside & full[entry, head, block, at.key // block_size]
+
+    return Mask(
+        look_up,
+        f"block_sparse({'×'.join(map(str, layout.shape))}, {block_size})",
+        uses_positions=True,
+        batch=batch if batch > 1 else None,
+        heads=heads if heads > 1 else None,
+        min_keys=(k_blocks - 1) * block_size + 1,
+        max_keys=k_blocks * block_size,
+        reach=_reach_of_blocks(full, block_size),
+        device=layout.device,
+    )
+
+
+def _four_dimensions(name: str, table: Tensor) -> Tensor:
+    """A bool table as ``(batch, heads, queries, keys)``."""
+    if not isinstance(table, Tensor) or table.dtype != torch.bool:
+        seen = table.dtype if isinstance(table, Tensor) else type(table).__name__
+        raise TypeError(
+            f"{name} must be a bool tensor, True where attending is allowed, got {seen}"
+        )
+    if not 2 <= table.ndim <= 4:
+        raise ValueError(
+            f"{name} must be (L, S), (heads, L, S) or (batch, heads, L, S), got "
+            f"{tuple(table.shape)}"
+        )
+    return table.reshape((1,) * (4 - table.ndim) + table.shape)
+
+
+def _integers(name: str, numbers: object) -> Tensor:
+    try:
+        tensor = torch.as_tensor(numbers)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be integers, got {numbers!r}") from None
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        # An empty list has no integers, and no other numbers either.
+        if tensor.numel() or isinstance(numbers, Tensor):
+            raise TypeError(f"{name} must be integers, got {tensor.dtype}")
+        tensor = tensor.long()
+    return tensor
+
+
+def _longest_span(rows: Tensor) -> int:
+    """The largest distance between two positions of one document."""
+    batch, length = rows.shape
+    documents, which = rows.unique(return_inverse=True)
+    which = which + len(documents) * torch.arange(batch, device=rows.device)[:, None]
+    position = torch.arange(length, device=rows.device).expand_as(rows).flatten()
+    ends = position.new_zeros(batch * len(documents))
+    first, last = (
+        ends.scatter_reduce(0, which.flatten(), position, end, include_self=False)
+        for end in ("amin", "amax")
+    )
+    return int((last - first).max())
+
+
+def _reach_of_blocks(layout: Tensor, block_size: int) -> Reach:
+    """The largest distance to a key within the blocks that are allowed."""
+    query_block, key_block = layout.nonzero()[:, -2:].unbind(1)
+    blocks = key_block - query_block
+    if blocks.numel() == 0:
+        return Reach(left=0, right=0)
+    within = block_size - 1
+    return Reach(
+        left=max(0, -int(blocks.min()) * block_size + within),
+        right=max(0, int(blocks.max()) * block_size + within),
     )
 
 

@@ -56,24 +56,24 @@ class Reach(NamedTuple):
 
     def __and__(self, other: "Reach") -> "Reach":
         return Reach(
-            _nearer(self.left, other.left),
-            _nearer(self.right, other.right),
+            _smaller(self.left, other.left),
+            _smaller(self.right, other.right),
             max(self.first, other.first),
         )
 
     def __or__(self, other: "Reach") -> "Reach":
         return Reach(
-            _further(self.left, other.left),
-            _further(self.right, other.right),
+            _larger(self.left, other.left),
+            _larger(self.right, other.right),
             max(self.first, other.first),
         )
 
 
-def _nearer(one: int | None, other: int | None) -> int | None:
+def _smaller(one: int | None, other: int | None) -> int | None:
     return min((x for x in (one, other) if x is not None), default=None)
 
 
-def _further(one: int | None, other: int | None) -> int | None:
+def _larger(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else max(one, other)
 
 
@@ -83,8 +83,8 @@ _ANYWHERE = Reach()
 class Mask:
     """A rule that says which query may attend which key.
 
-    Masks are made by :func:`causal`, :func:`window`, :func:`padding` and :func:`dense`, by
-    combining those, or from a predicate of your own.
+    Masks are made by the functions of :mod:`attn_core.masks`, by combining them, or from a
+    predicate of your own.
 
     Args:
         predicate: takes :class:`Indices`, returns a bool tensor, True where attending is allowed.
@@ -96,6 +96,7 @@ class Mask:
         q_len: the only number of queries that the mask fits; None if any.
         k_len: the only number of keys that the mask fits; None if any.
         min_keys: the least number of keys that the mask fits.
+        max_keys: the greatest number of keys that the mask fits; None if any.
         reach: how far a query can look at most; see :class:`Reach`.
         device: the device of the tensors that the predicate reads; None if it reads none.
 
@@ -124,6 +125,7 @@ class Mask:
         q_len: int | None = None,
         k_len: int | None = None,
         min_keys: int = 0,
+        max_keys: int | None = None,
         reach: Reach = _ANYWHERE,
         device: torch.device | None = None,
     ) -> None:
@@ -135,6 +137,7 @@ class Mask:
         self.q_len = q_len
         self.k_len = k_len
         self.min_keys = min_keys
+        self.max_keys = max_keys
         self.reach = reach
         self.device = device
 
@@ -230,6 +233,8 @@ class Mask:
                 raise ValueError(f"mask {self.name} is made for {fits} {name}, got {seen}")
         if k_len < self.min_keys:
             raise ValueError(f"mask {self.name} needs at least {self.min_keys} keys, got {k_len}")
+        if self.max_keys is not None and k_len > self.max_keys:
+            raise ValueError(f"mask {self.name} has at most {self.max_keys} keys, got {k_len}")
         if q_offset is not None:
             check_q_offset(q_offset)
         elif self.uses_positions and q_len != k_len:
@@ -273,6 +278,7 @@ class Mask:
         )
         combined.uses_positions = self.uses_positions or other.uses_positions
         combined.min_keys = max(self.min_keys, other.min_keys)
+        combined.max_keys = _smaller(self.max_keys, other.max_keys)
         combined.reach = operator(self.reach, other.reach)
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
@@ -295,6 +301,7 @@ class Mask:
             q_len=self.q_len,
             k_len=self.k_len,
             min_keys=self.min_keys,
+            max_keys=self.max_keys,
             reach=self.reach,
             device=self.device,
         )
@@ -307,7 +314,7 @@ class Mask:
 
     def _repr_html_(self) -> str:
         """Draw the mask in a notebook: queries are rows, keys are columns, filled = may attend."""
-        k_len = self.k_len or self.q_len or self.min_keys or 8
+        k_len = self.k_len or self.q_len or self.max_keys or self.min_keys or 8
         q_len = self.q_len or k_len
         table = self.dense(q_len, k_len, q_offset=0).cpu()
         return mask_picture(table.reshape(-1, q_len, k_len), self.name)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from attn_core.checks import check_sizes
 from attn_core.masks.mask import Indices, Mask, Reach
 
 
@@ -72,4 +73,112 @@ def window(left: int | None, right: int | None) -> Mask:
 
     return Mask(
         near, f"window({left}, {right})", uses_positions=True, reach=Reach(left=left, right=right)
+    )
+
+
+def dilated(left: int, right: int, gap: int) -> Mask:
+    r"""Let a query attend keys near its own position, leaving ``gap`` keys out between two.
+
+    .. math::
+        j = p + (\text{gap} + 1) \, n, \qquad -\text{left} \le n \le \text{right}, \qquad
+        p = i + \mathrm{q\_offset}
+
+    It attends as many keys as ``window(left, right)`` and looks ``gap + 1`` times as far; with
+    ``gap=0`` it is that window. Longformer's dilation is ``gap + 1``.
+
+    Args:
+        left: how many keys before the query's own position.
+        right: how many keys after it.
+        gap: how many keys are left out between two that are attended.
+
+    Returns:
+        A mask that compares positions.
+
+    Raises:
+        ValueError: if a number is negative.
+        TypeError: if one is not an integer.
+
+    Source: Beltagy, Peters and Cohan (2020), section 3.1, dilated sliding window.
+
+    Example:
+        >>> dilated(1, 1, gap=1).dense(4, 4)
+        tensor([[ True, False,  True, False],
+                [False,  True, False,  True],
+                [ True, False,  True, False],
+                [False,  True, False,  True]])
+    """
+    check_sizes(least=0, left=left, right=right, gap=gap)
+    step = gap + 1
+    reach = Reach(left=left * step, right=right * step)
+
+    def spread(at: Indices) -> Tensor:
+        distance = at.key - at.query
+        near = (-reach.left <= distance) & (distance <= reach.right)  # type: ignore[operator]
+        return near & (distance % step == 0)
+
+    name = f"dilated({left}, {right}, gap={gap})"
+    return Mask(spread, name, uses_positions=True, reach=reach)
+
+
+def strided(stride: int) -> Mask:
+    r"""Let a query attend its own position and every ``stride``-th before and after it.
+
+    .. math:: j \equiv i + \mathrm{q\_offset} \pmod{\text{stride}}
+
+    Args:
+        stride: the distance between two keys that are attended.
+
+    Returns:
+        A mask that compares positions.
+
+    Raises:
+        ValueError: if ``stride`` is not positive.
+        TypeError: if it is not an integer.
+
+    Source: Child, Gray, Radford and Sutskever (2019), section 4.3, the second head of *strided*.
+
+    Example:
+        >>> (strided(2) & causal()).dense(4, 4)
+        tensor([[ True, False, False, False],
+                [False,  True, False, False],
+                [ True, False,  True, False],
+                [False,  True, False,  True]])
+    """
+    check_sizes(stride=stride)
+    return Mask(
+        lambda at: (at.key - at.query) % stride == 0, f"strided({stride})", uses_positions=True
+    )
+
+
+def global_tokens(n: int) -> Mask:
+    r"""Let the first ``n`` positions attend every key, and every query attend them.
+
+    .. math:: j < n \quad\text{or}\quad i + \mathrm{q\_offset} < n
+
+    Alone it allows nothing else: combine it, ``window(4, 4) | global_tokens(2)``.
+
+    Args:
+        n: how many positions, from the first on.
+
+    Returns:
+        A mask that compares positions.
+
+    Raises:
+        ValueError: if ``n`` is negative.
+        TypeError: if it is not an integer.
+
+    Source: Beltagy, Peters and Cohan (2020), section 3.1, global attention.
+
+    Example:
+        >>> global_tokens(1).dense(3, 3)
+        tensor([[ True,  True,  True],
+                [ True, False, False],
+                [ True, False, False]])
+    """
+    check_sizes(least=0, n=n)
+    return Mask(
+        lambda at: (at.key < n) | (at.query < n),
+        f"global_tokens({n})",
+        uses_positions=True,
+        reach=Reach(left=0, right=0, first=n),
     )

@@ -28,7 +28,16 @@ from attn_core.reference.learned_scores import (
     bilinear_backward,
 )
 from attn_core.reference.loops import attention_loops
-from attn_core.reference.masks import causal, padding, window
+from attn_core.reference.masks import (
+    block_sparse,
+    causal,
+    dilated,
+    document,
+    global_tokens,
+    padding,
+    strided,
+    window,
+)
 from attn_core.reference.normalizers import (
     hard,
     hard_backward,
@@ -58,11 +67,15 @@ __all__ = [
     "attention_loops",
     "bilinear",
     "bilinear_backward",
+    "block_sparse",
     "causal",
     "cosine",
     "cosine_backward",
+    "dilated",
+    "document",
     "dot",
     "dot_backward",
+    "global_tokens",
     "hard",
     "hard_backward",
     "padding",
@@ -74,5 +87,6 @@ __all__ = [
     "softmax_jacobian",
     "sparsemax",
     "sparsemax_backward",
+    "strided",
     "window",
 ]

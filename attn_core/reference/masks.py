@@ -133,3 +133,214 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
         raise ValueError(f"lengths must be between 0 and k_len ({k_len}), got {length.tolist()}")
     mask: Array = np.arange(k_len) < length[:, None, None, None]
     return mask
+
+
+def dilated(
+    left: int,
+    right: int,
+    gap: int,
+    q_len: int,
+    k_len: int,
+    q_offset: int | npt.ArrayLike | None = None,
+) -> Array:
+    r"""Let each query attend to keys near its own position, with ``gap`` keys left out between.
+
+    .. math:: m_{ij} = [\, d = (\mathrm{gap} + 1)\, n,\; -\mathrm{left} \le n \le \mathrm{right}
+        \,], \qquad d = j - (i + o)
+
+    Args:
+        left: how many keys before the query's own position, at least 0.
+        right: how many keys after it, at least 0.
+        gap: how many keys are left out between two that are attended, at least 0.
+        q_len: number of queries, L.
+        k_len: number of keys, S.
+        q_offset: o, the position of query 0 among the keys; an integer, or one per batch entry,
+            shape (B,). Needed when L and S differ.
+
+    Returns:
+        Boolean mask, shape (L, S), or (B, 1, L, S) with one offset per batch entry.
+
+    Raises:
+        TypeError: q_offset holds no integers.
+        ValueError: a number is negative; or L and S differ and q_offset is not given.
+
+    Source: Beltagy et al. 2020, section 3.1, dilated sliding window.
+
+    Example:
+        >>> dilated(1, 0, 1, 3, 3).astype(int).tolist()
+        [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    """
+    if min(left, right, gap) < 0:
+        raise ValueError(f"left, right and gap must be at least 0, got {left}, {right} and {gap}")
+    distance = _distance(q_len, k_len, q_offset)
+    steps, rest = np.divmod(distance, gap + 1)
+    spread: Array = (rest == 0) & (-left <= steps) & (steps <= right)
+    return spread
+
+
+def strided(
+    stride: int, q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = None
+) -> Array:
+    r"""Let each query attend to every ``stride``-th key, its own position among them.
+
+    .. math:: m_{ij} = [\, j \equiv i + o \pmod{\mathrm{stride}} \,]
+
+    Args:
+        stride: distance between two keys that are attended, at least 1.
+        q_len: number of queries, L.
+        k_len: number of keys, S.
+        q_offset: o, the position of query 0 among the keys; an integer, or one per batch entry,
+            shape (B,). Needed when L and S differ.
+
+    Returns:
+        Boolean mask, shape (L, S), or (B, 1, L, S) with one offset per batch entry.
+
+    Raises:
+        TypeError: q_offset holds no integers.
+        ValueError: stride is not positive; or L and S differ and q_offset is not given.
+
+    Source: Child et al. 2019, section 4.3.
+
+    Example:
+        >>> strided(2, 3, 3).astype(int).tolist()
+        [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    """
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    on_grid: Array = _distance(q_len, k_len, q_offset) % stride == 0
+    return on_grid
+
+
+def global_tokens(
+    n: int, q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = None
+) -> Array:
+    r"""Let the first ``n`` positions attend to every key, and every query to them.
+
+    .. math:: m_{ij} = [\, j < n \;\text{or}\; i + o < n \,]
+
+    Args:
+        n: number of positions, from the first on, at least 0.
+        q_len: number of queries, L.
+        k_len: number of keys, S.
+        q_offset: o, the position of query 0 among the keys; an integer, or one per batch entry,
+            shape (B,). Needed when L and S differ.
+
+    Returns:
+        Boolean mask, shape (L, S), or (B, 1, L, S) with one offset per batch entry.
+
+    Raises:
+        TypeError: q_offset holds no integers.
+        ValueError: n is negative; or L and S differ and q_offset is not given.
+
+    Source: Beltagy et al. 2020, section 3.1, global attention.
+
+    Example:
+        >>> global_tokens(1, 2, 2).astype(int).tolist()
+        [[1, 1], [1, 0]]
+    """
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    key_position = np.arange(k_len)
+    query_position = key_position - _distance(q_len, k_len, q_offset)
+    everywhere: Array = (key_position < n) | (query_position < n)
+    return everywhere
+
+
+def document(
+    ids: npt.ArrayLike, q_len: int | None = None, q_offset: int | npt.ArrayLike | None = None
+) -> Array:
+    r"""Let each query attend to the keys of its own document.
+
+    .. math:: m_{bij} = [\, \mathrm{ids}_{b, j} = \mathrm{ids}_{b, i + o} \,]
+
+    Args:
+        ids: the document of each position, shape (S,) or (B, S).
+        q_len: number of queries, L; by default S. A query outside the ids attends nothing.
+        q_offset: o, the position of query 0 among the keys; an integer, or one per batch entry,
+            shape (B,). Needed when L and S differ.
+
+    Returns:
+        Boolean mask, shape (L, S), or (B, 1, L, S): batch, head, query, key.
+
+    Raises:
+        TypeError: ids or q_offset hold no integers.
+        ValueError: ids have not one or two dimensions, or q_offset is needed.
+
+    Source: Krell et al. 2021.
+
+    Example:
+        >>> document([7, 7, 9]).astype(int).tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    known = np.asarray(ids)
+    if not np.issubdtype(known.dtype, np.integer):
+        raise TypeError(f"ids must be integers, got {known.dtype}")
+    if known.ndim not in (1, 2):
+        raise ValueError(f"ids must have shape (S,) or (B, S), got {known.shape}")
+    k_len = known.shape[-1]
+    position = np.arange(k_len) - _distance(k_len if q_len is None else q_len, k_len, q_offset)
+    position = position[..., 0]  # the query's position: (L,), or (B, 1, L)
+    inside = (position >= 0) & (position < k_len)
+    position = np.clip(position, 0, k_len - 1)
+    if known.ndim == 2:
+        entry = np.arange(len(known))[:, None, None]
+        of_query, of_key = known[entry, position], known[:, None, None]
+    else:
+        of_query, of_key = known[position], known
+    same: Array = inside[..., None] & (of_query[..., None] == of_key)
+    return same
+
+
+def block_sparse(
+    layout: npt.ArrayLike,
+    block_size: int,
+    q_len: int,
+    k_len: int,
+    q_offset: int | None = None,
+) -> Array:
+    r"""Let blocks of positions attend to blocks of positions, as a table says.
+
+    .. math:: m_{ij} = \mathrm{layout}_{\lfloor (i + o) / n \rfloor,\, \lfloor j / n \rfloor}
+
+    Args:
+        layout: boolean, shape (query blocks, key blocks), or with heads, or batch and heads, in
+            front.
+        block_size: number of positions in a block, n.
+        q_len: number of queries, L. A query outside the table attends nothing.
+        k_len: number of keys, S, at most as many as the key blocks hold.
+        q_offset: o, the position of query 0 among the keys; an integer. Needed when L and S differ.
+
+    Returns:
+        Boolean mask, shape (..., L, S).
+
+    Raises:
+        TypeError: layout is not boolean, or q_offset no integer.
+        ValueError: layout has less than two dimensions, block_size is not positive, there are
+            more keys than the key blocks hold, or q_offset is needed.
+
+    Source: Zaheer et al. 2020, appendix D; Child et al. 2019, section 5.5.
+
+    Example:
+        >>> block_sparse([[True, False], [True, True]], 2, 3, 3).astype(int).tolist()
+        [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    table = np.asarray(layout)
+    if table.dtype != bool:
+        raise TypeError(f"layout must be boolean, got {table.dtype}")
+    if table.ndim < 2:
+        raise ValueError(f"layout must have shape (..., blocks, blocks), got {table.shape}")
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    if k_len > table.shape[-1] * block_size:
+        raise ValueError(
+            f"k_len must be at most {table.shape[-1] * block_size}, as many keys as layout "
+            f"{table.shape} holds in blocks of {block_size}, got {k_len}"
+        )
+    if np.ndim(q_offset):  # type: ignore[arg-type]
+        raise TypeError(f"q_offset must be an integer here, got shape {np.shape(q_offset)}")
+    written_out = table.repeat(block_size, axis=-2).repeat(block_size, axis=-1)[..., :k_len]
+    position = (np.arange(k_len) - _distance(q_len, k_len, q_offset))[:, 0]
+    inside = (position >= 0) & (position < written_out.shape[-2])
+    rows = written_out[..., np.clip(position, 0, written_out.shape[-2] - 1), :]
+    allowed: Array = inside[:, None] & rows
+    return allowed
