@@ -1,0 +1,259 @@
+"""Rotary positions: a vector is turned by an angle that grows with its position."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attn_core.checks import check_floating_point, check_number, check_sizes
+from attn_core.positions.scaling import Scaling
+
+Pairing = Literal["half", "interleaved"]
+
+# A table up to here takes 64 MiB with 128 dimensions; positions further out are computed anew.
+_LONGEST_TABLE = 2**17
+
+
+def rotary(
+    x: Tensor,
+    positions: Tensor | None = None,
+    *,
+    base: float = 10000.0,
+    dim: int | None = None,
+    pairing: Pairing = "half",
+    scaling: Scaling | None = None,
+) -> Tensor:
+    r"""Turn each pair of entries by an angle proportional to the position.
+
+    .. math::
+        \begin{pmatrix} y_a \\ y_b \end{pmatrix} =
+        \begin{pmatrix} \cos p\,\theta_k & -\sin p\,\theta_k \\
+                        \sin p\,\theta_k & \cos p\,\theta_k \end{pmatrix}
+        \begin{pmatrix} x_a \\ x_b \end{pmatrix},
+        \qquad \theta_k = \text{base}^{-2k / \text{dim}}, \quad k = 0, \dots, \text{dim}/2 - 1
+
+    Query and key are turned, not the value. The dot product of a turned query and a turned key
+    then depends on the distance of their positions alone.
+
+    Which entries make pair k are two different encodings, and a model works with its own only:
+    ``"half"`` pairs :math:`(a, b) = (k, k + \text{dim}/2)`, as Llama and GPT-NeoX in their
+    released code; ``"interleaved"`` pairs :math:`(2k, 2k + 1)`, as the paper and GPT-J.
+
+    The angles are computed in float64 and then rounded: in float32 they are off by 2e-4 at
+    position 2,000, and more later. Vectors in half precision are turned in float32.
+
+    Args:
+        x: ``(..., L, D)``, queries or keys.
+        positions: ``(L,)``, or ``(batch, L)`` for x ``(batch, heads, L, D)``: integers, or floats;
+            by default 0 to L − 1.
+        base: the wavelengths grow from 2π to nearly 2π · base positions.
+        dim: how many entries are turned, the first ones; the rest passes. By default all D.
+        pairing: ``"half"`` or ``"interleaved"``.
+        scaling: for longer sequences than a model was trained on: :class:`LinearScaling`,
+            :class:`NTKScaling` or :class:`YaRNScaling`, of which the last also multiplies what is
+            turned by its ``attention_factor``.
+
+    Returns:
+        Shape and dtype of ``x``.
+
+    Raises:
+        TypeError: if ``x`` is not floating point, or another argument has the wrong type.
+        ValueError: if ``dim`` is odd or above D, ``positions`` do not fit, ``base`` is not
+            positive, or ``pairing`` is unknown.
+
+    Source: Su et al. (2024), equations 15 and 34.
+
+    Example:
+        >>> import math, torch
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> rotary(x, torch.tensor([0.0, math.pi / 3]))
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.8660]])
+    """
+    dim = _checked_dim(x, dim)
+    _check_settings(base, pairing, scaling)
+    if positions is None:
+        positions = torch.arange(x.shape[-2], device=x.device)
+    _check_positions(positions, x)
+    return _turn(x, _angles_to_turns(positions, x, dim, base, scaling), pairing)
+
+
+class Rotary(nn.Module):
+    r"""Turn queries and keys as :func:`rotary` does, and keep the table of cosines and sines.
+
+    The table grows as positions ask for it, follows the device and the dtype of ``x``, and is not
+    in the state dict. One layer serves queries and keys of any number of heads, and of all layers
+    of a model.
+
+    Args:
+        dim: how many entries are turned, the first ones; by default all.
+        base: as in :func:`rotary`.
+        pairing: as in :func:`rotary`.
+        scaling: as in :func:`rotary`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: as :func:`rotary`.
+
+    Source: Su et al. (2024), section 3.4.2.
+
+    Example:
+        >>> import torch
+        >>> turn = Rotary()
+        >>> query = torch.randn(2, 8, 5, 64)
+        >>> bool((turn(query) == rotary(query)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int | None = None,
+        *,
+        base: float = 10000.0,
+        pairing: Pairing = "half",
+        scaling: Scaling | None = None,
+    ) -> None:
+        super().__init__()
+        if dim is not None:
+            _check_even(dim)
+        _check_settings(base, pairing, scaling)
+        self.dim = dim
+        self.base = base
+        self.pairing = pairing
+        self.scaling = scaling
+        self._table: Tensor | None = None  # (positions, dim / 2), complex
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Turn ``x`` ``(..., L, D)`` at ``positions``, by default 0 to L − 1."""
+        dim = _checked_dim(x, self.dim)
+        if positions is None:
+            if x.shape[-2] <= _LONGEST_TABLE:
+                return _turn(x, self._grown_table(x, dim, x.shape[-2])[: x.shape[-2]], self.pairing)
+            positions = torch.arange(x.shape[-2], device=x.device)
+        _check_positions(positions, x)
+        if positions.is_floating_point() or positions.numel() == 0:
+            turns = _angles_to_turns(positions, x, dim, self.base, self.scaling)
+        else:
+            first, last = (int(position) for position in positions.aminmax())
+            if first >= 0 and last < _LONGEST_TABLE:
+                turns = self._grown_table(x, dim, last + 1)[positions]
+            else:
+                turns = _angles_to_turns(positions, x, dim, self.base, self.scaling)
+        return _turn(x, turns, self.pairing)
+
+    def _grown_table(self, x: Tensor, dim: int, length: int) -> Tensor:
+        """The table for at least so many positions, made anew where the one at hand will not do."""
+        table = self._table
+        if (
+            table is None
+            or len(table) < length
+            or table.shape[1] != dim // 2
+            or table.dtype != _complex_dtype(x)
+            or table.device != x.device
+        ):
+            # A table made in inference mode could not take part in training later.
+            with torch.inference_mode(False):
+                length = 1 << max(length - 1, 63).bit_length()  # at least 64, doubled as it grows
+                positions = torch.arange(length, device=x.device)
+                table = _angles_to_turns(positions, x, dim, self.base, self.scaling)
+            self._table = table
+        return table
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, base={self.base}, pairing={self.pairing!r}, scaling={self.scaling}"
+
+
+def _turn(x: Tensor, turns: Tensor, pairing: str) -> Tensor:
+    """Multiply pairs, read as complex numbers, by turns ``(L, dim / 2)`` or with (batch, 1)."""
+    dim = 2 * turns.shape[-1]
+    turned = x if x.shape[-1] == dim else x[..., :dim]
+    turned = turned.to(turns.real.dtype)
+    if pairing == "half":
+        first, second = turned.chunk(2, -1)
+        products = torch.view_as_real(torch.complex(first, second) * turns)  # (..., L, dim / 2, 2)
+        turned = products.transpose(-2, -1).flatten(-2)
+    else:
+        turned = torch.view_as_real(_neighbours_as_complex(turned) * turns).flatten(-2)
+    turned = turned.to(x.dtype)
+    return turned if x.shape[-1] == dim else torch.cat([turned, x[..., dim:]], -1)
+
+
+def _neighbours_as_complex(x: Tensor) -> Tensor:
+    """Read entries 2k and 2k + 1 as one complex number; without a copy where memory allows it."""
+    pairs = x.unflatten(-1, (-1, 2))
+    *strides, last = pairs.stride()
+    if last == 1 and all(n % 2 == 0 for n in (*strides, pairs.storage_offset())):
+        return torch.view_as_complex(pairs)
+    return torch.complex(*pairs.unbind(-1))
+
+
+def _angles_to_turns(
+    positions: Tensor, x: Tensor, dim: int, base: float, scaling: Scaling | None
+) -> Tensor:
+    """The complex numbers attention_factor · exp(i p θ), exact in float64, then rounded."""
+    scaling = Scaling() if scaling is None else scaling
+    frequencies = scaling.frequencies(dim, base).to(x.device)
+    angles = positions.to(torch.float64)[..., None] * frequencies
+    turns = torch.polar(torch.full_like(angles, scaling.attention_factor), angles)
+    if positions.ndim == 2:
+        turns = turns.unsqueeze(1)  # (batch, 1, L, dim / 2): all heads alike
+    return turns.to(_complex_dtype(x))
+
+
+def _complex_dtype(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+
+
+def _checked_dim(x: Tensor, dim: int | None) -> int:
+    check_floating_point("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x must be (..., length, width), got x {tuple(x.shape)}")
+    if dim is None:
+        dim = x.shape[-1]
+        if dim == 0 or dim % 2:
+            raise ValueError(
+                f"x must have an even width, at least 2, got x {tuple(x.shape)}; dim= turns its "
+                "first entries only"
+            )
+    _check_even(dim)
+    if dim > x.shape[-1]:
+        raise ValueError(f"dim must be at most the width of x, got dim {dim}, x {tuple(x.shape)}")
+    return dim
+
+
+def _check_even(dim: int) -> None:
+    check_sizes(dim=dim)
+    if dim % 2:
+        raise ValueError(f"dim must be even, for entries are turned in pairs, got {dim}")
+
+
+def _check_settings(base: float, pairing: str, scaling: Scaling | None) -> None:
+    check_number("base", base)
+    if base <= 0:
+        raise ValueError(f"base must be positive, got {base}")
+    if pairing not in ("half", "interleaved"):
+        raise ValueError(f"pairing must be 'half' or 'interleaved', got {pairing!r}")
+    if scaling is not None and not isinstance(scaling, Scaling):
+        raise TypeError(
+            "scaling must be a scaling of attn_core.positions, LinearScaling(4.0) for example, got "
+            f"{scaling!r}"
+        )
+
+
+def _check_positions(positions: Tensor, x: Tensor) -> None:
+    if not isinstance(positions, Tensor):
+        raise TypeError(f"positions must be a torch tensor, got {type(positions).__name__}")
+    if positions.dtype == torch.bool or positions.is_complex():
+        raise TypeError(f"positions must be integers or floats, got {positions.dtype}")
+    if positions.device != x.device:
+        raise ValueError(f"positions is on {positions.device}, but x is on {x.device}")
+    fits = positions.shape == x.shape[-2:-1]
+    if positions.ndim == 2 and x.ndim >= 4:
+        fits = positions.shape[1] == x.shape[-2] and positions.shape[0] in (1, x.shape[-4])
+    if not fits:
+        hint = "; a batch without heads needs a head dimension of 1: x[:, None]"
+        raise ValueError(
+            f"positions must be (length,), or (batch, length) for x (batch, heads, length, width), "
+            f"got positions {tuple(positions.shape)}, x {tuple(x.shape)}"
+            f"{hint if positions.ndim == 2 and x.ndim == 3 else ''}"
+        )
