@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
+from attn_core.modules.cache import KVCache
 from attn_core.positions import Bias
 
 
@@ -21,6 +22,9 @@ class MultiHeadAttention(nn.Module):
     With fewer key-value heads than query heads this is grouped-query attention; with one, it is
     multi-query attention.
 
+    With a cache, a call brings only the tokens that are new, and gives the rows that a call with
+    all the tokens would give for them.
+
     Args:
         dim: width of the query and of the output.
         heads: number of query heads.
@@ -30,6 +34,9 @@ class MultiHeadAttention(nn.Module):
         dropout: share of weights dropped, while training only.
         key_dim: width of the key; by default ``dim``.
         value_dim: width of the value; by default ``dim``.
+        rotary: a layer that turns queries and keys by their positions:
+            :class:`attn_core.positions.Rotary`, or any module ``(x, positions)`` with x ``(batch,
+            heads, length, head_dim)`` and positions ``(length,)``.
 
     Attributes:
         query_proj: ``dim`` to ``heads × head_dim``.
@@ -40,7 +47,7 @@ class MultiHeadAttention(nn.Module):
     Raises:
         ValueError: if a size is not positive, sizes do not divide, ``dropout`` is not in
             [0, 1), or an input has the wrong shape.
-        TypeError: if a size is not an integer, or an input not a tensor.
+        TypeError: if a size is not an integer, ``rotary`` no module, or an input not a tensor.
 
     Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023).
 
@@ -66,6 +73,7 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,
         key_dim: int | None = None,
         value_dim: int | None = None,
+        rotary: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads)
@@ -82,6 +90,8 @@ class MultiHeadAttention(nn.Module):
                 f"heads must be a multiple of kv_heads, got heads {heads}, kv_heads {kv_heads}"
             )
         check_share("dropout", dropout)
+        if rotary is not None and not isinstance(rotary, nn.Module):
+            raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
         self.heads = heads
         self.kv_heads = kv_heads
         self.dropout = dropout
@@ -89,6 +99,7 @@ class MultiHeadAttention(nn.Module):
         self.key_proj = nn.Linear(key_dim, kv_heads * head_dim, bias=bias)
         self.value_proj = nn.Linear(value_dim, kv_heads * head_dim, bias=bias)
         self.out_proj = nn.Linear(heads * head_dim, dim, bias=bias)
+        self.rotary = rotary
 
     def forward(
         self,
@@ -99,6 +110,7 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | Mask | None = None,
         bias: Tensor | Bias | None = None,
         q_offset: int | Tensor | None = None,
+        cache: KVCache | None = None,
         return_weights: bool = False,
     ) -> Tensor | AttentionOutput:
         """Attend from ``query`` to ``key`` and ``value``, batch first.
@@ -110,26 +122,45 @@ class MultiHeadAttention(nn.Module):
             mask: a mask, or bool ``(L, S)`` or ``(batch, heads, L, S)``, **True = may attend**,
                 where :class:`torch.nn.MultiheadAttention` means the opposite.
             bias: as in :func:`attn_core.attention`.
-            q_offset: as in :func:`attn_core.attention`.
+            q_offset: as in :func:`attn_core.attention`; in self-attention a cache sets it.
+            cache: what earlier calls left, and where this one leaves its own. In self-attention the
+                new keys and values are appended, and S counts all that are kept. In
+                cross-attention, with a ``key`` that is not the query, they are projected at the
+                first call and read from the cache afterwards; a new memory needs an empty cache.
             return_weights: whether to return the weights ``(batch, heads, L, S)`` too.
 
         Returns:
             ``(batch, L, dim)``, or :class:`attn_core.AttentionOutput`.
 
         Raises:
-            ValueError: if an input or ``mask`` has the wrong shape.
-            TypeError: if an input is not a tensor, or ``mask`` is not bool.
+            ValueError: if an input or ``mask`` has the wrong shape, or ``cache`` does not fit.
+            TypeError: if an input is not a tensor, ``mask`` is not bool, or ``cache`` no cache.
         """
+        is_self_attention = key is None or key is query
         key = query if key is None else key
         value = key if value is None else value
         check_batch("query", query, self.query_proj.weight)
         check_batch("key", key, self.key_proj.weight)
         check_batch("value", value, self.value_proj.weight)
         check_mask_dimensions(mask)
+        if cache is not None and not isinstance(cache, KVCache):
+            raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
+
+        queries = _split(self.query_proj(query), self.heads)
+        if cache is not None and is_self_attention:
+            if q_offset is not None:
+                raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
+            mask = cache.mask_of_kept(mask)
+            queries = self._rotate(queries, cache.length)
+            keys = self._rotate(self._keys(key), cache.length)
+            keys, values, q_offset = cache.update(keys, self._values(value))
+        else:
+            queries = self._rotate(queries, self._first_position(query, key, q_offset))
+            keys, values = self._memory(key, value, cache)
         result = attention(
-            _split(self.query_proj(query), self.heads),
-            _split(self.key_proj(key), self.kv_heads),
-            _split(self.value_proj(value), self.kv_heads),
+            queries,
+            keys,
+            values,
             mask=mask,
             bias=bias,
             dropout_p=self.dropout if self.training else 0.0,
@@ -139,6 +170,43 @@ class MultiHeadAttention(nn.Module):
         if isinstance(result, AttentionOutput):
             return AttentionOutput(self.out_proj(_join(result.output)), result.weights)
         return self.out_proj(_join(result))
+
+    def _keys(self, key: Tensor) -> Tensor:
+        return _split(self.key_proj(key), self.kv_heads)
+
+    def _values(self, value: Tensor) -> Tensor:
+        return _split(self.value_proj(value), self.kv_heads)
+
+    def _memory(self, key: Tensor, value: Tensor, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        """The keys and values of a whole sequence: projected, or read from the cache."""
+        if cache is None:
+            return self._rotate(self._keys(key), 0), self._values(value)
+        if not cache.length:
+            cache.fill(self._rotate(self._keys(key), 0), self._values(value))
+        for name, memory in (("key", key), ("value", value)):
+            if memory.shape[:2] != (len(cache.key), cache.length):
+                raise ValueError(
+                    f"the cache holds a memory of {cache.length} vectors for a batch of "
+                    f"{len(cache.key)}, got {name} {tuple(memory.shape)}; a new memory needs an "
+                    "empty cache"
+                )
+        return cache.key, cache.value
+
+    def _rotate(self, x: Tensor, first: int) -> Tensor:
+        """Turn the vectors of a sequence whose first one stands at this position."""
+        if self.rotary is None:
+            return x
+        return self.rotary(x, torch.arange(first, first + x.shape[-2], device=x.device))
+
+    def _first_position(self, query: Tensor, key: Tensor, q_offset: int | Tensor | None) -> int:
+        if self.rotary is None or (q_offset is None and query.shape[1] == key.shape[1]):
+            return 0
+        if q_offset is None or isinstance(q_offset, Tensor):
+            raise ValueError(
+                f"rotary needs to know where the queries stand among the keys: give q_offset as "
+                f"one int for {query.shape[1]} queries and {key.shape[1]} keys, got {q_offset}"
+            )
+        return q_offset
 
     @classmethod
     def from_torch(cls, layer: nn.MultiheadAttention) -> Self:
