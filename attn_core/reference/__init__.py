@@ -21,6 +21,12 @@ from attn_core.reference.attend import (
     attention,
     attention_backward,
 )
+from attn_core.reference.graph import (
+    graph_attention,
+    graph_attention_backward,
+    graph_attention_v2,
+    graph_attention_v2_backward,
+)
 from attn_core.reference.learned_scores import (
     additive,
     additive_backward,
@@ -47,6 +53,14 @@ from attn_core.reference.normalizers import (
     sparsemax,
     sparsemax_backward,
 )
+from attn_core.reference.pointer import (
+    coverage,
+    coverage_backward,
+    coverage_loss,
+    coverage_loss_backward,
+    pointer_mixture,
+    pointer_mixture_backward,
+)
 from attn_core.reference.positions import sinusoidal
 from attn_core.reference.scores import (
     cosine,
@@ -71,14 +85,24 @@ __all__ = [
     "causal",
     "cosine",
     "cosine_backward",
+    "coverage",
+    "coverage_backward",
+    "coverage_loss",
+    "coverage_loss_backward",
     "dilated",
     "document",
     "dot",
     "dot_backward",
     "global_tokens",
+    "graph_attention",
+    "graph_attention_backward",
+    "graph_attention_v2",
+    "graph_attention_v2_backward",
     "hard",
     "hard_backward",
     "padding",
+    "pointer_mixture",
+    "pointer_mixture_backward",
     "scaled_dot",
     "scaled_dot_backward",
     "sinusoidal",
