@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from attn_core import scores as score_functions
-from attn_core.checks import check_floating_point, check_number, check_q_offset, check_share
+from attn_core.checks import (
+    broadcast_shapes,
+    broadcasts_to,
+    check_floating_point,
+    check_number,
+    check_q_offset,
+    check_share,
+)
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
 
@@ -59,9 +66,7 @@ class Arguments:
     @property
     def leading(self) -> torch.Size:
         """The dimensions before the heads."""
-        return torch.broadcast_shapes(
-            self.query.shape[:-3], self.key.shape[:-3], self.value.shape[:-3]
-        )
+        return broadcast_shapes(self.query.shape[:-3], self.key.shape[:-3], self.value.shape[:-3])
 
     @property
     def q_len(self) -> int:
@@ -77,10 +82,23 @@ class Arguments:
         return self.query.shape[-3] // self.key.shape[-3]
 
     @property
+    def _queries_start_at_first_key(self) -> bool:
+        offset = 0 if self.q_offset is None else self.q_offset
+        return isinstance(offset, int) and offset == 0
+
+    @property
     def is_causal_from_first_key(self) -> bool:
         """Whether the mask is causal() with query 0 at key 0: what kernels call ``is_causal``."""
-        offset = 0 if self.q_offset is None else self.q_offset
-        return self.mask is causal() and isinstance(offset, int) and offset == 0
+        return self.mask is causal() and self._queries_start_at_first_key
+
+    @property
+    def is_all_in_use(self) -> bool:
+        """Whether it is plain, without a look at every pair, that each query and key has one."""
+        if self.mask is None or (self.is_causal_from_first_key and self.k_len <= self.q_len):
+            return True
+        if not isinstance(self.mask, Mask) or self.q_len != self.k_len:
+            return False
+        return self.mask.own_key and self._queries_start_at_first_key
 
     def table(self) -> Tensor | None:
         """The mask as a bool tensor that broadcasts to ``(..., Hq, L, S)``."""
@@ -101,7 +119,7 @@ class Arguments:
 
         A weight of 0 does not stop a NaN: 0 × NaN is NaN, forward and backward.
         """
-        if table is None or (self.is_causal_from_first_key and self.k_len <= self.q_len):
+        if table is None or self.is_all_in_use:
             return self.query, self.key, self.value
         # (..., heads or 1, L or 1, S or 1)
         table = table.reshape((1,) * (3 - table.ndim) + table.shape)
@@ -202,8 +220,7 @@ def check_arguments(
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
-    named = {"query": query, "key": key, "value": value}
-    for name, tensor in named.items():
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             hint = "; for NumPy arrays there is attn_core.reference.attention"
             raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}{hint}")
@@ -217,21 +234,24 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise TypeError(f"{name} has dtype {tensor.dtype}, but query has {query.dtype}")
         if tensor.device != query.device:
             raise ValueError(f"{name} is on {tensor.device}, but query is on {query.device}")
-    seen = _shapes(query, key, value)
     if key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"key and value must have the same length, {seen}")
+        raise ValueError(f"key and value must have the same length, {_shapes(query, key, value)}")
     q_heads, k_heads, v_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (query, key, value))
     if k_heads != v_heads:
-        raise ValueError(f"key and value must have the same number of heads, {seen}")
+        raise ValueError(
+            f"key and value must have the same number of heads, {_shapes(query, key, value)}"
+        )
     if 0 in (q_heads, k_heads) or q_heads % k_heads:
         raise ValueError(
-            f"the heads of query must be a multiple of the heads of key, at least 1, {seen}"
+            "the heads of query must be a multiple of the heads of key, at least 1, "
+            f"{_shapes(query, key, value)}"
         )
     try:
-        torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+        broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
     except RuntimeError:
         raise ValueError(
-            f"the dimensions before the heads of query, key and value must broadcast, {seen}"
+            "the dimensions before the heads of query, key and value must broadcast, "
+            f"{_shapes(query, key, value)}"
         ) from None
 
 
@@ -300,11 +320,7 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
     if tensor.device != arguments.query.device:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {arguments.query.device}")
     full = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, arguments.k_len)
-    try:
-        fits = torch.broadcast_shapes(tensor.shape, full) == full
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(tensor.shape, full):
         raise ValueError(
             f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
             f"got {name} {tuple(tensor.shape)}"

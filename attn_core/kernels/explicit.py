@@ -5,6 +5,7 @@ from torch import Tensor
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments
+from attn_core.checks import broadcast_shapes, broadcasts_to
 from attn_core.scores import dot
 
 
@@ -46,12 +47,12 @@ def _score(arguments: Arguments, query: Tensor, key: Tensor) -> Tensor:
     query = _stack_groups(query, arguments.group)
     scores = score(query, key)
     expected = (
-        *torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]),
+        *broadcast_shapes(query.shape[:-2], key.shape[:-2]),
         query.shape[-2],
         key.shape[-2],
     )
     _check_is_tensor("score", scores)
-    if scores.shape[-2:] != expected[-2:] or not _broadcasts(scores.shape, expected):
+    if scores.shape[-2:] != expected[-2:] or not broadcasts_to(scores.shape, expected):
         raise ValueError(
             f"score must return (..., queries, keys) = {expected}, got {tuple(scores.shape)}"
         )
@@ -95,10 +96,3 @@ def _unstack_groups(x: Tensor, group: int) -> Tensor:
 def _check_is_tensor(name: str, result: object) -> None:
     if not isinstance(result, Tensor):
         raise TypeError(f"{name} must return a torch tensor, got {type(result).__name__}")
-
-
-def _broadcasts(shape: torch.Size, full: tuple[int, ...]) -> bool:
-    try:
-        return torch.broadcast_shapes(shape, full) == full
-    except RuntimeError:
-        return False

@@ -30,9 +30,10 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     is_causal = arguments.is_causal_from_first_key and arguments.bias is None
     table = None if is_causal and arguments.k_len <= arguments.q_len else arguments.table()
     query, key, value = arguments.without_masked(table)
-    attn_mask, empty = (
-        (None, None) if is_causal else _additive_or_bool(arguments.bias_table(query, key), table)
-    )
+    attn_mask, empty = (None, None)
+    if not is_causal:
+        bias = arguments.bias_table(query, key)
+        attn_mask, empty = _additive_or_bool(bias, table, arguments.is_all_in_use)
     output = scaled_dot_product_attention(
         _flatten_leading(query, arguments.leading),
         _flatten_leading(key, arguments.leading),
@@ -47,15 +48,15 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
 
 
 def _additive_or_bool(
-    bias: Tensor | None, table: Tensor | None
+    bias: Tensor | None, table: Tensor | None, is_all_in_use: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """What the fused kernel takes as mask, and the rows that attend nothing.
 
     Those rows attend everything in the kernel, and their output is zeroed afterwards: output and
     gradient are then exactly 0 on every backend.
     """
-    if bias is None and table is None:
-        return None, None
+    if bias is None and (table is None or is_all_in_use):
+        return table, None
     if bias is None:
         assert table is not None
         empty = ~table.any(-1, keepdim=True)
@@ -68,7 +69,7 @@ def _additive_or_bool(
 
 def _flatten_leading(x: Tensor, leading: torch.Size) -> Tensor:
     """The fast backends read ``(batch, heads, length, width)`` only; a matrix is a mask for all."""
-    if x.ndim == 2:
+    if x.ndim == 2 or (x.ndim == 4 and x.shape[:-3] == leading):
         return x
     x = x.reshape((1,) * (len(leading) + 3 - x.ndim) + x.shape)
     return x.expand(*leading, *x.shape[-3:]).reshape(leading.numel(), *x.shape[-3:])

@@ -94,6 +94,7 @@ def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
         batch=batch if batch > 1 else None,
         k_len=k_len,
         reach=Reach(left=longest, right=longest),
+        own_key=True,
         device=device,
     )
 

@@ -98,6 +98,7 @@ class Mask:
         min_keys: the least number of keys that the mask fits.
         max_keys: the greatest number of keys that the mask fits; None if any.
         reach: how far a query can look at most; see :class:`Reach`.
+        own_key: whether every query may attend the key at its own position.
         device: the device of the tensors that the predicate reads; None if it reads none.
 
     Raises:
@@ -127,6 +128,7 @@ class Mask:
         min_keys: int = 0,
         max_keys: int | None = None,
         reach: Reach = _ANYWHERE,
+        own_key: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self.predicate = predicate
@@ -139,6 +141,7 @@ class Mask:
         self.min_keys = min_keys
         self.max_keys = max_keys
         self.reach = reach
+        self.own_key = own_key
         self.device = device
 
     def dense(
@@ -213,9 +216,8 @@ class Mask:
         table = self.predicate(at)
         if table.dtype != torch.bool:
             raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
-        return table.expand(
-            torch.broadcast_shapes(table.shape, torch.broadcast_shapes(row.shape, key.shape))
-        )
+        pairs = (row.shape[-2], key.shape[-1])
+        return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
 
     def check_fit(
         self,
@@ -259,6 +261,7 @@ class Mask:
     def __invert__(self) -> "Mask":
         opposite = self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
         opposite.reach = _ANYWHERE
+        opposite.own_key = False
         return opposite
 
     def _combine(self, other: "Mask", operator: Callable[[Any, Any], Any], symbol: str) -> "Mask":
@@ -280,6 +283,7 @@ class Mask:
         combined.min_keys = max(self.min_keys, other.min_keys)
         combined.max_keys = _smaller(self.max_keys, other.max_keys)
         combined.reach = operator(self.reach, other.reach)
+        combined.own_key = operator(self.own_key, other.own_key)
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
             ours, theirs = getattr(self, what), getattr(other, what)
@@ -303,6 +307,7 @@ class Mask:
             min_keys=self.min_keys,
             max_keys=self.max_keys,
             reach=self.reach,
+            own_key=self.own_key,
             device=self.device,
         )
 

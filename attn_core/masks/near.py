@@ -26,7 +26,13 @@ def causal() -> Mask:
     return _CAUSAL
 
 
-_CAUSAL = Mask(lambda at: at.key <= at.query, "causal()", uses_positions=True, reach=Reach(right=0))
+_CAUSAL = Mask(
+    lambda at: at.key <= at.query,
+    "causal()",
+    uses_positions=True,
+    reach=Reach(right=0),
+    own_key=True,
+)
 
 
 def window(left: int | None, right: int | None) -> Mask:
@@ -72,7 +78,11 @@ def window(left: int | None, right: int | None) -> Mask:
         return inside
 
     return Mask(
-        near, f"window({left}, {right})", uses_positions=True, reach=Reach(left=left, right=right)
+        near,
+        f"window({left}, {right})",
+        uses_positions=True,
+        reach=Reach(left=left, right=right),
+        own_key=True,
     )
 
 
@@ -117,7 +127,7 @@ def dilated(left: int, right: int, gap: int) -> Mask:
         return near & (distance % step == 0)
 
     name = f"dilated({left}, {right}, gap={gap})"
-    return Mask(spread, name, uses_positions=True, reach=reach)
+    return Mask(spread, name, uses_positions=True, reach=reach, own_key=True)
 
 
 def strided(stride: int) -> Mask:
@@ -146,7 +156,10 @@ def strided(stride: int) -> Mask:
     """
     check_sizes(stride=stride)
     return Mask(
-        lambda at: (at.key - at.query) % stride == 0, f"strided({stride})", uses_positions=True
+        lambda at: (at.key - at.query) % stride == 0,
+        f"strided({stride})",
+        uses_positions=True,
+        own_key=True,
     )
 
 

@@ -336,7 +336,7 @@ def block_sparse(
             f"k_len must be at most {table.shape[-1] * block_size}, as many keys as layout "
             f"{table.shape} holds in blocks of {block_size}, got {k_len}"
         )
-    if np.ndim(q_offset):  # type: ignore[arg-type]
+    if q_offset is not None and np.ndim(q_offset):
         raise TypeError(f"q_offset must be an integer here, got shape {np.shape(q_offset)}")
     written_out = table.repeat(block_size, axis=-2).repeat(block_size, axis=-1)[..., :k_len]
     position = (np.arange(k_len) - _distance(q_len, k_len, q_offset))[:, 0]

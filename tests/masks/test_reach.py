@@ -54,3 +54,32 @@ def test_no_pair_beyond_the_reach_is_allowed(data):
 )
 def test_the_reach_is_as_near_as_the_rule_says(mask, reach):
     assert mask.reach == Reach(*reach)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_mask_that_claims_the_own_key_allows_it(data):
+    sizes = data.draw(drawn_sizes(((), (2,))))
+    mask, rule = data.draw(masks_with_rules(sizes, depth=3))
+    if mask.own_key:
+        for entry in range(sizes.batch[-1] if sizes.batch else 1):
+            for head in range(sizes.heads):
+                assert all(rule(entry, head, p, p, p) for p in range(sizes.k_len))
+
+
+@pytest.mark.parametrize(
+    ("mask", "claims"),
+    [
+        (masks.causal(), True),
+        (masks.window(3, 2) & masks.causal(), True),
+        (masks.document([0, 0, 1]), True),
+        (masks.dilated(1, 1, 2) | masks.padding([3]), True),
+        (masks.causal() & masks.padding([3]), False),
+        (masks.global_tokens(2), False),
+        (~masks.window(3, 2), False),
+        (~~masks.window(3, 2), False),
+    ],
+    ids=repr,
+)
+def test_the_own_key_is_claimed_through_combinations(mask, claims):
+    assert mask.own_key is claims
