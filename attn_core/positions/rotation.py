@@ -136,7 +136,8 @@ class Rotary(nn.Module):
         else:
             first, last = (int(position) for position in positions.aminmax())
             if first >= 0 and last < _LONGEST_TABLE:
-                turns = self._grown_table(x, dim, last + 1)[positions]
+                rows = positions.unsqueeze(1) if positions.ndim == 2 else positions  # heads alike
+                turns = self._grown_table(x, dim, last + 1)[rows]
             else:
                 turns = _angles_to_turns(positions, x, dim, self.base, self.scaling)
         return _turn(x, turns, self.pairing)
