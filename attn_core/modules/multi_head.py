@@ -35,8 +35,8 @@ class MultiHeadAttention(nn.Module):
         key_dim: width of the key; by default ``dim``.
         value_dim: width of the value; by default ``dim``.
         rotary: a layer that turns queries and keys by their positions:
-            :class:`attn_core.positions.Rotary`, or any module ``(x, positions)`` with x ``(batch,
-            heads, length, head_dim)`` and positions ``(length,)``.
+            :class:`attn_core.positions.Rotary`, or any module ``(x, positions=None)`` with x
+            ``(batch, heads, length, head_dim)`` and positions ``(length,)``.
 
     Attributes:
         query_proj: ``dim`` to ``heads × head_dim``.
@@ -192,21 +192,26 @@ class MultiHeadAttention(nn.Module):
                 )
         return cache.key, cache.value
 
-    def _rotate(self, x: Tensor, first: int) -> Tensor:
-        """Turn the vectors of a sequence whose first one stands at this position."""
+    def _rotate(self, x: Tensor, first: int | Tensor) -> Tensor:
+        """Turn the vectors of sequences whose first one stands at this position."""
         if self.rotary is None:
             return x
-        return self.rotary(x, torch.arange(first, first + x.shape[-2], device=x.device))
+        if isinstance(first, int) and first == 0:
+            return self.rotary(x)
+        first = first[:, None] if isinstance(first, Tensor) else first
+        return self.rotary(x, first + torch.arange(x.shape[-2], device=x.device))
 
-    def _first_position(self, query: Tensor, key: Tensor, q_offset: int | Tensor | None) -> int:
-        if self.rotary is None or (q_offset is None and query.shape[1] == key.shape[1]):
-            return 0
-        if q_offset is None or isinstance(q_offset, Tensor):
+    def _first_position(
+        self, query: Tensor, key: Tensor, q_offset: int | Tensor | None
+    ) -> int | Tensor:
+        if q_offset is not None:
+            return q_offset
+        if self.rotary is not None and query.shape[1] != key.shape[1]:
             raise ValueError(
-                f"rotary needs to know where the queries stand among the keys: give q_offset as "
-                f"one int for {query.shape[1]} queries and {key.shape[1]} keys, got {q_offset}"
+                "rotary needs to know where the queries stand among the keys: give q_offset for "
+                f"{query.shape[1]} queries and {key.shape[1]} keys"
             )
-        return q_offset
+        return 0
 
     @classmethod
     def from_torch(cls, layer: nn.MultiheadAttention) -> Self:

@@ -10,13 +10,14 @@ from torch import nn
 
 from attn_core import kernels, masks
 from attn_core.modules import KVCache, MultiHeadAttention
-from attn_core.positions import Bias
+from attn_core.positions import Bias, Rotary
 
 
 class Turn(nn.Module):
     """A rotary encoding of the test's own: pairs of columns as complex numbers."""
 
-    def forward(self, x, positions):
+    def forward(self, x, positions=None):
+        positions = torch.arange(x.shape[-2]) if positions is None else positions
         rates = 0.3 ** torch.arange(x.shape[-1] // 2, dtype=torch.float64)
         turns = torch.polar(torch.ones(1, dtype=torch.float64), positions[:, None] * rates)
         pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
@@ -29,6 +30,9 @@ class Slopes(Bias):
     def forward(self, query, key, distance):
         rates = 0.2 * torch.arange(1.0, self.heads + 1, dtype=query.dtype)[:, None, None]
         return -rates * distance.abs()
+
+
+ROTATIONS = [None, Turn(), Rotary(), Rotary(2, pairing="interleaved")]
 
 
 @dataclass
@@ -55,7 +59,7 @@ def drawn_decoding(draw, dtype):
         kv_heads=kv_heads,
         head_dim=4,
         bias=draw(st.booleans()),
-        rotary=Turn() if draw(st.booleans()) else None,
+        rotary=draw(st.sampled_from(ROTATIONS)),
     ).to(dtype)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -275,11 +279,21 @@ def test_it_decodes_under_autocast():
     assert (torch.cat(steps, 1) - full).abs().max() < 0.02
 
 
-def test_rotary_turns_queries_that_stand_later_among_the_keys():
-    layer, x = make_layer(rotary=Turn()), sequences(2, 6, 8)
+@pytest.mark.parametrize("rotary", [Turn(), Rotary()], ids=["Turn", "Rotary"])
+def test_rotary_turns_queries_that_stand_later_among_the_keys(rotary):
+    layer, x = make_layer(rotary=rotary), sequences(2, 6, 8)
     full = layer(x, mask=masks.causal())
     seen = layer(x[:, 4:], x, mask=masks.causal(), q_offset=4)
     torch.testing.assert_close(seen, full[:, 4:], rtol=1e-12, atol=1e-12)
+
+
+def test_queries_of_each_batch_entry_may_stand_elsewhere():
+    layer, x = make_layer(rotary=Rotary()), sequences(2, 6, 8)
+    full = layer(x, mask=masks.causal())
+    late = torch.stack([x[0, 1:3], x[1, 4:6]])
+    seen = layer(late, x, mask=masks.causal(), q_offset=torch.tensor([1, 4]))
+    expected = torch.stack([full[0, 1:3], full[1, 4:6]])
+    torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rotary_knows_distances_only():

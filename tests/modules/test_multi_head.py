@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from attn_core import AttentionOutput, attention, kernels, masks
@@ -77,6 +79,44 @@ def test_a_copy_of_torchs_layer_gives_what_it_gives(
         seen = ours(query, key, value, mask=our_mask, return_weights=True)
     torch.testing.assert_close(seen.output, expected, **TOLERANCE)
     torch.testing.assert_close(seen.weights, expected_weights, **TOLERANCE)
+
+
+@given(data=st.data())
+def test_a_copy_gives_what_torchs_layer_gives_whatever_the_sizes(data):
+    """Heads, widths, lengths, masks and order of dimensions at random; a row may lose all keys."""
+    draw = data.draw
+    heads, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    batch, q_len, k_len = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    theirs = nn.MultiheadAttention(
+        heads * width,
+        heads,
+        bias=draw(st.booleans()),
+        kdim=draw(st.none() | st.integers(1, 6)),
+        vdim=draw(st.none() | st.integers(1, 6)),
+        batch_first=True,
+    ).double()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_()
+    query, key, value = (
+        torch.randn(batch, length, dim, dtype=torch.float64)
+        for length, dim in [(q_len, heads * width), (k_len, theirs.kdim), (k_len, theirs.vdim)]
+    )
+    allowed = torch.rand(batch, heads, q_len, k_len) < 0.7
+    ours = MultiHeadAttention.from_torch(theirs)
+    seen = ours(query, key, value, mask=allowed, return_weights=True)
+    expected, expected_weights = theirs(
+        query, key, value, attn_mask=~allowed.flatten(0, 1), average_attn_weights=False
+    )
+    # Where a head of a query may attend nothing, PyTorch gives NaN; here that head gives nothing.
+    has_key = allowed.any(-1)
+    assert torch.equal(expected_weights.isfinite().all(-1), has_key)
+    assert (seen.weights[~has_key] == 0).all()
+    torch.testing.assert_close(seen.weights[has_key], expected_weights[has_key], **TOLERANCE)
+    whole = has_key.all(1)
+    torch.testing.assert_close(seen.output[whole], expected[whole], **TOLERANCE)
+    assert seen.output.isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{}, {"kdim": 5, "vdim": 7}, {"bias": False}], ids=str)
