@@ -99,6 +99,8 @@ class Mask:
         max_keys: the greatest number of keys that the mask fits; None if any.
         reach: how far a query can look at most; see :class:`Reach`.
         own_key: whether every query may attend the key at its own position.
+        by_distance: whether the rule depends on key position − query position and nothing else,
+            so that one block of it is like the next.
         device: the device of the tensors that the predicate reads; None if it reads none.
 
     Raises:
@@ -129,6 +131,7 @@ class Mask:
         max_keys: int | None = None,
         reach: Reach = _ANYWHERE,
         own_key: bool = False,
+        by_distance: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self.predicate = predicate
@@ -142,6 +145,7 @@ class Mask:
         self.max_keys = max_keys
         self.reach = reach
         self.own_key = own_key
+        self.by_distance = by_distance
         self.device = device
 
     def dense(
@@ -284,6 +288,7 @@ class Mask:
         combined.max_keys = _smaller(self.max_keys, other.max_keys)
         combined.reach = operator(self.reach, other.reach)
         combined.own_key = operator(self.own_key, other.own_key)
+        combined.by_distance = self.by_distance and other.by_distance
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
             ours, theirs = getattr(self, what), getattr(other, what)
@@ -308,6 +313,7 @@ class Mask:
             max_keys=self.max_keys,
             reach=self.reach,
             own_key=self.own_key,
+            by_distance=self.by_distance,
             device=self.device,
         )
 

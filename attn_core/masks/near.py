@@ -32,6 +32,7 @@ _CAUSAL = Mask(
     uses_positions=True,
     reach=Reach(right=0),
     own_key=True,
+    by_distance=True,
 )
 
 
@@ -83,6 +84,7 @@ def window(left: int | None, right: int | None) -> Mask:
         uses_positions=True,
         reach=Reach(left=left, right=right),
         own_key=True,
+        by_distance=True,
     )
 
 
@@ -127,7 +129,7 @@ def dilated(left: int, right: int, gap: int) -> Mask:
         return near & (distance % step == 0)
 
     name = f"dilated({left}, {right}, gap={gap})"
-    return Mask(spread, name, uses_positions=True, reach=reach, own_key=True)
+    return Mask(spread, name, uses_positions=True, reach=reach, own_key=True, by_distance=True)
 
 
 def strided(stride: int) -> Mask:
@@ -160,6 +162,7 @@ def strided(stride: int) -> Mask:
         f"strided({stride})",
         uses_positions=True,
         own_key=True,
+        by_distance=True,
     )
 
 
