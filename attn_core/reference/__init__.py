@@ -45,13 +45,19 @@ from attn_core.reference.masks import (
     window,
 )
 from attn_core.reference.normalizers import (
-    hard,
-    hard_backward,
+    sigmoid,
+    sigmoid_backward,
     softmax,
     softmax_backward,
     softmax_jacobian,
-    sparsemax,
-    sparsemax_backward,
+    softmax_with_sink,
+    softmax_with_sink_backward,
+)
+from attn_core.reference.one_key import (
+    gumbel_softmax,
+    gumbel_softmax_backward,
+    hard,
+    hard_backward,
 )
 from attn_core.reference.pointer import (
     coverage,
@@ -69,6 +75,16 @@ from attn_core.reference.scores import (
     dot_backward,
     scaled_dot,
     scaled_dot_backward,
+)
+from attn_core.reference.sparse_normalizers import (
+    entmax,
+    entmax15,
+    entmax15_backward,
+    entmax_backward,
+    entmax_bisect,
+    entmax_bisect_backward,
+    sparsemax,
+    sparsemax_backward,
 )
 
 __all__ = [
@@ -93,11 +109,19 @@ __all__ = [
     "document",
     "dot",
     "dot_backward",
+    "entmax",
+    "entmax15",
+    "entmax15_backward",
+    "entmax_backward",
+    "entmax_bisect",
+    "entmax_bisect_backward",
     "global_tokens",
     "graph_attention",
     "graph_attention_backward",
     "graph_attention_v2",
     "graph_attention_v2_backward",
+    "gumbel_softmax",
+    "gumbel_softmax_backward",
     "hard",
     "hard_backward",
     "padding",
@@ -105,10 +129,14 @@ __all__ = [
     "pointer_mixture_backward",
     "scaled_dot",
     "scaled_dot_backward",
+    "sigmoid",
+    "sigmoid_backward",
     "sinusoidal",
     "softmax",
     "softmax_backward",
     "softmax_jacobian",
+    "softmax_with_sink",
+    "softmax_with_sink_backward",
     "sparsemax",
     "sparsemax_backward",
     "strided",

@@ -7,13 +7,12 @@ import numpy as np
 
 from attn_core.reference.heads import HeadGroups, head_groups
 from attn_core.reference.normalizers import (
-    hard,
-    hard_backward,
+    sigmoid,
+    sigmoid_backward,
     softmax,
     softmax_backward,
-    sparsemax,
-    sparsemax_backward,
 )
+from attn_core.reference.one_key import hard, hard_backward
 from attn_core.reference.scores import (
     cosine,
     cosine_backward,
@@ -32,6 +31,12 @@ from attn_core.reference.shapes import (
     sum_to_shape,
     transpose,
 )
+from attn_core.reference.sparse_normalizers import (
+    entmax15,
+    entmax15_backward,
+    sparsemax,
+    sparsemax_backward,
+)
 
 Score: TypeAlias = Callable[[Array, Array], Array]
 ScoreBackward: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -45,7 +50,9 @@ SCORE_BACKWARD: dict[Score, ScoreBackward] = {
 }
 NORMALIZER_BACKWARD: dict[Normalizer, NormalizerBackward] = {
     softmax: softmax_backward,
+    sigmoid: sigmoid_backward,
     sparsemax: sparsemax_backward,
+    entmax15: entmax15_backward,
     hard: hard_backward,
 }
 

@@ -1,43 +1,75 @@
 """Normalisers: from scores to weights. Step two of attention, and its derivatives.
 
-Every one of them gives weights that are at least 0 and add up to 1 along ``dim``, and gives zeros
-where all scores along ``dim`` are minus infinity: there is nothing to attend to.
+Every one of them gives weights that are at least 0, and gives zeros where all scores along ``dim``
+are minus infinity: there is nothing to attend to. Weights add up to 1 along ``dim``; those of
+:func:`softmax_with_sink` to less, those of :func:`sigmoid` to any number.
 """
 
 import numpy as np
 
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape
+from attn_core.reference.shapes import (
+    Array,
+    check_float_arrays,
+    check_number,
+    check_same_shape,
+    sum_to_shape,
+)
 
 
-def _subtract_maximum(scores: Array, dim: int) -> Array:
+def check_temperature(temperature: float) -> None:
+    """Raise an error unless the temperature is above 0."""
+    check_number("temperature", temperature)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+
+
+def check_one_per_row(name: str, numbers: Array, scores: Array, dim: int) -> None:
+    """Raise an error that names the argument unless it holds one number for each row of scores."""
+    check_float_arrays(min_dims=0, scores=scores, **{name: numbers})
+    rows = list(scores.shape)
+    rows[dim] = 1
+    try:
+        fits = np.broadcast_shapes(numbers.shape, rows) == tuple(rows)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to one number for each row, {tuple(rows)}, got {numbers.shape}"
+        )
+
+
+def subtract_maximum(scores: Array, dim: int) -> Array:
     """Shift the scores so that the largest is 0, which changes no weight and avoids overflow."""
     maximum = scores.max(axis=dim, keepdims=True, initial=-np.inf)
     return scores - np.where(maximum == -np.inf, np.zeros_like(maximum), maximum)
 
 
-def softmax(scores: Array, dim: int = -1) -> Array:
+def softmax(scores: Array, dim: int = -1, *, temperature: float = 1.0) -> Array:
     r"""Turn scores into positive weights that add up to 1.
 
-    .. math:: a_j = \frac{e^{s_j}}{\sum_k e^{s_k}}
+    .. math:: a_j = \frac{e^{s_j / T}}{\sum_k e^{s_k / T}}
 
     Args:
         scores: scores of any shape; minus infinity means "not this one".
         dim: the dimension along which the weights add up to 1.
+        temperature: T, above 0: the higher, the more alike the weights.
 
     Returns:
         Weights of the same shape; zeros where all scores along dim are minus infinity.
 
     Raises:
-        TypeError: scores is no floating-point array.
+        TypeError: scores is no floating-point array, or temperature no number.
+        ValueError: temperature is not above 0.
 
-    Source: D0 section 4.1; Bridle 1990.
+    Source: D0 section 4.1; Bridle 1990; Hinton, Vinyals and Dean 2015 for the temperature.
 
     Example:
         >>> softmax(np.log(np.array([1.0, 2.0, 1.0]))).round(4).tolist()
         [0.25, 0.5, 0.25]
     """
     check_float_arrays(min_dims=1, scores=scores)
-    exponentials = np.exp(_subtract_maximum(scores, dim))
+    check_temperature(temperature)
+    exponentials = np.exp(subtract_maximum(scores, dim) / temperature)
     total = exponentials.sum(axis=dim, keepdims=True)
     weights: Array = exponentials / np.where(total == 0, np.ones_like(total), total)
     return weights
@@ -70,24 +102,27 @@ def softmax_jacobian(scores: Array) -> Array:
     return jacobian
 
 
-def softmax_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array:
+def softmax_backward(
+    grad_weights: Array, scores: Array, dim: int = -1, *, temperature: float = 1.0
+) -> Array:
     r"""Carry a gradient from the weights of the softmax back to the scores.
 
     The product with the Jacobian, without ever building it:
 
-    .. math:: \bar s_j = a_j \Bigl( \bar a_j - \sum_k a_k \bar a_k \Bigr)
+    .. math:: \bar s_j = \frac{a_j}{T} \Bigl( \bar a_j - \sum_k a_k \bar a_k \Bigr)
 
     Args:
         grad_weights: gradient of the loss with respect to the weights, shape of scores.
         scores: scores of any shape.
         dim: the dimension along which the weights add up to 1.
+        temperature: T, as in :func:`softmax`.
 
     Returns:
         The gradient of scores, same shape.
 
     Raises:
-        TypeError: scores is no floating-point array.
-        ValueError: grad_weights does not have the shape of scores.
+        TypeError: as :func:`softmax`.
+        ValueError: as :func:`softmax`, or grad_weights does not have the shape of scores.
 
     Source: The math chapter, "the softmax's Jacobian".
 
@@ -95,140 +130,155 @@ def softmax_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array
         >>> softmax_backward(np.array([1.0, 0.0]), np.zeros(2)).tolist()
         [0.25, -0.25]
     """
-    weights = softmax(scores, dim)
+    weights = softmax(scores, dim, temperature=temperature)
     check_same_shape("grad_weights", grad_weights, scores.shape)
     average = (weights * grad_weights).sum(axis=dim, keepdims=True)
-    gradient: Array = weights * (grad_weights - average)
+    gradient: Array = weights * (grad_weights - average) / temperature
     return gradient
 
 
-def sparsemax(scores: Array, dim: int = -1) -> Array:
-    r"""Turn scores into weights that add up to 1, most of them exactly 0.
+def softmax_with_sink(scores: Array, dim: int = -1, *, sink: float | Array = 0.0) -> Array:
+    r"""Turn scores into weights that add up to less than 1: a key without a value takes the rest.
 
-    The Euclidean projection of the scores onto the probability simplex:
-
-    .. math:: a_j = \max(s_j - \tau, 0), \qquad \tau \text{ such that } \sum_j a_j = 1
+    .. math:: a_j = \frac{e^{s_j}}{e^b + \sum_k e^{s_k}}
 
     Args:
         scores: scores of any shape; minus infinity means "not this one".
-        dim: the dimension along which the weights add up to 1.
+        dim: the dimension along which the weights and the sink add up to 1.
+        sink: b, the score of that key: a number, or an array with one for each row, which
+            broadcasts to scores with size 1 along dim; 0 makes the softmax "off by one".
 
     Returns:
         Weights of the same shape; zeros where all scores along dim are minus infinity.
 
     Raises:
-        TypeError: scores is no floating-point array.
+        TypeError: scores is no floating-point array, or sink neither a number nor such an array.
+        ValueError: sink does not broadcast, or is not finite.
 
-    Source: Martins and Astudillo 2016, algorithm 1.
+    Source: Miller 2023; OpenAI 2025.
 
     Example:
-        >>> sparsemax(np.array([1.0, 0.5, -1.0])).tolist()
-        [0.75, 0.25, 0.0]
+        >>> softmax_with_sink(np.log(np.array([2.0, 1.0]))).round(4).tolist()
+        [0.5, 0.25]
     """
     check_float_arrays(min_dims=1, scores=scores)
-    if scores.shape[dim] == 0:
-        return scores.copy()
-    shifted = np.moveaxis(_subtract_maximum(scores, dim), dim, -1)
-    descending = -np.sort(-shifted, axis=-1)
-    # Minus infinity is never among the weights above 0, and as a number it would spoil the sums.
-    sums = np.cumsum(np.where(descending == -np.inf, 0, descending), axis=-1)
-    count = np.arange(1, shifted.shape[-1] + 1, dtype=scores.dtype)
-    support = (1 + count * descending > sums).sum(axis=-1, keepdims=True)
-    last = np.maximum(support - 1, 0)
-    threshold = (np.take_along_axis(sums, last, axis=-1) - 1) / np.maximum(support, 1)
-    weights: Array = np.maximum(shifted - threshold.astype(scores.dtype), 0)
-    return np.moveaxis(weights, -1, dim)
+    if isinstance(sink, np.ndarray):
+        check_one_per_row("sink", sink, scores, dim)
+    else:
+        check_number("sink", sink)
+    highest = np.maximum(scores.max(axis=dim, keepdims=True, initial=-np.inf), sink)
+    exponentials = np.exp(scores - highest)
+    total = np.exp(sink - highest) + exponentials.sum(axis=dim, keepdims=True)
+    weights: Array = exponentials / total
+    return weights.astype(scores.dtype)
 
 
-def sparsemax_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array:
-    r"""Carry a gradient from the weights of sparsemax back to the scores.
+def softmax_with_sink_backward(
+    grad_weights: Array, scores: Array, dim: int = -1, *, sink: float | Array = 0.0
+) -> Array | tuple[Array, Array]:
+    r"""Carry a gradient from the weights back to the scores, and to the sink.
 
-    With the support :math:`T`, the entries whose weight is above 0:
+    The sink has the weight :math:`a_b = 1 - \sum_k a_k`, with which nothing is done: its gradient
+    is 0.
 
-    .. math:: \bar s_j = \begin{cases} \bar a_j - \frac{1}{|T|} \sum_{k \in T} \bar a_k
-              & j \in T \\ 0 & \text{otherwise} \end{cases}
+    .. math:: \bar s_j = a_j \Bigl( \bar a_j - \sum_k a_k \bar a_k \Bigr),
+              \qquad \bar b = - a_b \sum_k a_k \bar a_k
 
     Args:
         grad_weights: gradient of the loss with respect to the weights, shape of scores.
         scores: scores of any shape.
-        dim: the dimension along which the weights add up to 1.
+        dim: as in :func:`softmax_with_sink`.
+        sink: as in :func:`softmax_with_sink`.
+
+    Returns:
+        The gradient of scores, same shape; if sink is an array, also the gradient of sink, of its
+        shape.
+
+    Raises:
+        TypeError: as :func:`softmax_with_sink`.
+        ValueError: as :func:`softmax_with_sink`, or grad_weights does not have the shape of scores.
+
+    Source: The softmax's Jacobian, with one more column.
+
+    Example:
+        >>> scores, sink = np.zeros(2), np.log(np.array([2.0]))
+        >>> softmax_with_sink_backward(np.array([1.0, 0.0]), scores, sink=sink)
+        (array([ 0.1875, -0.0625]), array([-0.125]))
+    """
+    weights = softmax_with_sink(scores, dim, sink=sink)
+    check_same_shape("grad_weights", grad_weights, scores.shape)
+    average = (weights * grad_weights).sum(axis=dim, keepdims=True)
+    grad_scores: Array = weights * (grad_weights - average)
+    if not isinstance(sink, np.ndarray):
+        return grad_scores
+    sink_weight = 1 - weights.sum(axis=dim, keepdims=True)
+    return grad_scores, sum_to_shape(-sink_weight * average, sink.shape)
+
+
+def sigmoid(scores: Array, dim: int = -1, *, bias: float | None = 0.0) -> Array:
+    r"""Weigh each key by itself: no key takes weight from another.
+
+    .. math:: a_j = \frac{1}{1 + e^{-(s_j + b)}}
+
+    Args:
+        scores: scores of any shape; minus infinity means "not this one".
+        dim: the dimension of the keys.
+        bias: b, a number; None for :math:`-\log n`, where n scores along dim are above minus
+            infinity.
+
+    Returns:
+        Weights between 0 and 1, of the same shape; zeros where scores are minus infinity.
+
+    Raises:
+        TypeError: scores is no floating-point array, or bias no number.
+        ValueError: bias is not finite.
+
+    Source: Ramapuram et al. 2025.
+
+    Example:
+        >>> sigmoid(np.array([0.0, 0.0, -np.inf]), bias=None).round(4).tolist()
+        [0.3333, 0.3333, 0.0]
+    """
+    check_float_arrays(min_dims=1, scores=scores)
+    if bias is None:
+        count = (scores > -np.inf).sum(axis=dim, keepdims=True)
+        shifted = scores - np.log(np.maximum(count, 1)).astype(scores.dtype)
+    else:
+        check_number("bias", bias)
+        shifted = scores + bias
+    # Neither exponential overflows: the first form is for positive numbers, the other for the rest.
+    small = np.exp(-np.abs(shifted))
+    weights: Array = np.where(shifted >= 0, 1 / (1 + small), small / (1 + small))
+    return weights
+
+
+def sigmoid_backward(
+    grad_weights: Array, scores: Array, dim: int = -1, *, bias: float | None = 0.0
+) -> Array:
+    r"""Carry a gradient from the weights of the sigmoid back to the scores.
+
+    .. math:: \bar s_j = a_j (1 - a_j) \, \bar a_j
+
+    Args:
+        grad_weights: gradient of the loss with respect to the weights, shape of scores.
+        scores: scores of any shape.
+        dim: the dimension of the keys.
+        bias: as in :func:`sigmoid`.
 
     Returns:
         The gradient of scores, same shape.
 
     Raises:
-        TypeError: scores is no floating-point array.
-        ValueError: grad_weights does not have the shape of scores.
+        TypeError: as :func:`sigmoid`.
+        ValueError: as :func:`sigmoid`, or grad_weights does not have the shape of scores.
 
-    Source: Martins and Astudillo 2016, section 2.5.
+    Source: The derivative of the logistic function.
 
     Example:
-        >>> sparsemax_backward(np.array([1.0, 0.0, 5.0]), np.array([1.0, 0.5, -1.0])).tolist()
-        [0.5, -0.5, 0.0]
+        >>> sigmoid_backward(np.array([1.0, 2.0]), np.zeros(2)).tolist()
+        [0.25, 0.5]
     """
-    support = sparsemax(scores, dim) > 0
+    weights = sigmoid(scores, dim, bias=bias)
     check_same_shape("grad_weights", grad_weights, scores.shape)
-    inside = np.where(support, grad_weights, 0)
-    size = np.maximum(support.sum(axis=dim, keepdims=True), 1).astype(scores.dtype)
-    gradient: Array = np.where(support, inside - inside.sum(axis=dim, keepdims=True) / size, 0)
+    gradient: Array = weights * (1 - weights) * grad_weights
     return gradient
-
-
-def hard(scores: Array, dim: int = -1) -> Array:
-    r"""Give all the weight to the largest score; to the first of them in a tie.
-
-    .. math:: a_j = [\, j = \arg\max_k s_k \,]
-
-    Args:
-        scores: scores of any shape; minus infinity means "not this one".
-        dim: the dimension along which the weights add up to 1.
-
-    Returns:
-        Weights 0 and 1 of the same shape; zeros where all scores along dim are minus infinity.
-
-    Raises:
-        TypeError: scores is no floating-point array.
-
-    Source: D2 section 2.2, "hard attention".
-
-    Example:
-        >>> hard(np.array([0.0, 3.0, 3.0])).tolist()
-        [0.0, 1.0, 0.0]
-    """
-    check_float_arrays(min_dims=1, scores=scores)
-    if scores.shape[dim] == 0:
-        return scores.copy()
-    winner = np.expand_dims(scores.argmax(axis=dim), dim)
-    weights = np.zeros_like(scores)
-    np.put_along_axis(weights, winner, 1, axis=dim)
-    return np.where(scores == -np.inf, 0, weights).astype(scores.dtype)
-
-
-def hard_backward(grad_weights: Array, scores: Array, dim: int = -1) -> Array:
-    r"""Carry a gradient back through hard weights as if they had been the softmax's.
-
-    The arg max is flat almost everywhere: its own gradient is 0 and teaches nothing. This is the
-    straight-through estimate, which is biased.
-
-    .. math:: \bar s_j = p_j \Bigl( \bar a_j - \sum_k p_k \bar a_k \Bigr),
-              \qquad p = \operatorname{softmax}(s)
-
-    Args:
-        grad_weights: gradient of the loss with respect to the weights, shape of scores.
-        scores: scores of any shape.
-        dim: the dimension along which the weights add up to 1.
-
-    Returns:
-        The estimated gradient of scores, same shape.
-
-    Raises:
-        TypeError: scores is no floating-point array.
-        ValueError: grad_weights does not have the shape of scores.
-
-    Source: Bengio et al. 2013, the straight-through estimator.
-
-    Example:
-        >>> hard_backward(np.array([1.0, 0.0]), np.zeros(2)).tolist()
-        [0.25, -0.25]
-    """
-    return softmax_backward(grad_weights, scores, dim)
