@@ -1,0 +1,236 @@
+"""Reading a model's attention while it runs, and taking heads out of it."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from attn_core import kernels
+from attn_core.checks import check_sizes
+
+
+@contextmanager
+def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[str, list[Tensor]]]:
+    r"""Collect the weights of every attention layer while a model runs.
+
+    .. math:: A^{(1)}, A^{(2)}, \dots \qquad \text{one for each layer and call}
+
+    A layer is any part of the model whose ``forward`` knows ``return_weights``, and has no such part
+    inside itself; or a :class:`torch.nn.MultiheadAttention`. The output of the model stays as it
+    is, bit for bit: weights are computed beside it. Where PyTorch skips its own attention layer
+    (:class:`torch.nn.TransformerEncoderLayer` when evaluating), the encoder is run a second time
+    for the weights.
+
+    Args:
+        model: the model that is read.
+        with_gradients: whether the recorded weights are those that the output is computed from,
+            so that :func:`gradient_times_attention` can differentiate with respect to them. The
+            three steps are then written out (``kernels.use("explicit")``), and the output differs
+            from the usual one by rounding.
+
+    Yields:
+        For each layer, by its name within the model, a list of weights ``(..., heads, L, S)``, one
+        for each call, before dropout. A model that is a layer itself has the name of its class.
+
+    Raises:
+        TypeError: if ``model`` is no :class:`torch.nn.Module`, or ``with_gradients`` is asked of a
+            :class:`torch.nn.MultiheadAttention`, whose weights lie outside its graph.
+        ValueError: if the model has no attention layer.
+
+    Source: Vig (2019); this package.
+
+    Example:
+        >>> import torch
+        >>> from attn_core.modules import MultiHeadAttention
+        >>> model = torch.nn.Sequential(MultiHeadAttention(4, 2), torch.nn.Linear(4, 3))
+        >>> with record(model) as layers:
+        ...     output = model(torch.ones(1, 5, 4))
+        >>> {name: [weights.shape for weights in calls] for name, calls in layers.items()}
+        {'0': [torch.Size([1, 2, 5, 5])]}
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    layers = _attention_layers(model)
+    if not layers:
+        raise ValueError(f"model {type(model).__name__} has no attention layer")
+    theirs = [name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
+    if with_gradients and theirs:
+        raise TypeError(
+            f"with_gradients needs layers of attn_core, but model has torch.nn.MultiheadAttention "
+            f"at {theirs}; copy them with attn_core.modules.MultiHeadAttention.from_torch"
+        )
+    recorded: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with ExitStack() as stack:
+        if with_gradients:
+            stack.enter_context(kernels.use("explicit"))
+        for name, layer in layers.items():
+            wrap = _recording_theirs if name in theirs else _recording
+            stack.enter_context(_forward_replaced(layer, wrap(layer.forward, recorded[name])))
+        if theirs:
+            for encoder in _outermost_encoders(model):
+                stack.enter_context(
+                    _forward_replaced(encoder, _without_shortcut(encoder, recorded))
+                )
+        yield recorded
+
+
+@contextmanager
+def ablate_heads(model: nn.Module, heads: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    r"""Take heads out of a model: what they find contributes nothing.
+
+    .. math:: \operatorname{MultiHead}(Q, K, V) = \sum_m g_m H_m W_O^m, \qquad
+        g_m = 0 \text{ for the heads taken out, else } 1
+
+    Args:
+        model: the model; as it was again at the end of the ``with`` block.
+        heads: for the name of a layer within the model (as :func:`record` gives it), the numbers
+            of the heads to take out, from 0.
+
+    Raises:
+        TypeError: if ``model`` is no :class:`torch.nn.Module`, or a number no integer.
+        ValueError: if there is no such layer with heads, or no such head.
+
+    Source: Michel, Levy and Neubig (2019), section 2.3.
+
+    Example:
+        >>> import torch
+        >>> from attn_core.modules import MultiHeadAttention
+        >>> layer = MultiHeadAttention(4, 2, bias=False)
+        >>> with ablate_heads(layer, {"MultiHeadAttention": [0, 1]}):
+        ...     layer(torch.ones(1, 2, 4))
+        tensor([[[0., 0., 0., 0.],
+                 [0., 0., 0., 0.]]], grad_fn=<UnsafeViewBackward0>)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    layers = {
+        name: layer
+        for name, layer in _attention_layers(model).items()
+        if isinstance(getattr(layer, "out_proj", None), nn.Linear)
+    }
+    with ExitStack() as stack:
+        for name, numbers in heads.items():
+            if name not in layers:
+                raise ValueError(f"heads names layer {name!r}, but model has {list(layers)}")
+            stack.enter_context(_without_heads(name, layers[name], numbers))
+        yield
+
+
+def _attention_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The innermost parts that can give weights."""
+    named = {name or type(model).__name__: part for name, part in model.named_modules()}
+    return {
+        name: part
+        for name, part in named.items()
+        if _gives_weights(part) and not any(map(_gives_weights, list(part.modules())[1:]))
+    }
+
+
+def _gives_weights(part: nn.Module) -> bool:
+    if isinstance(part, nn.MultiheadAttention):
+        return True
+    return "return_weights" in inspect.signature(part.forward).parameters
+
+
+def _recording(forward: Callable[..., Any], calls: list[Tensor]) -> Callable[..., Any]:
+    signature = inspect.signature(forward)
+
+    def recorded_forward(*inputs: Any, **options: Any) -> Any:
+        wanted = signature.bind(*inputs, **options).arguments.get("return_weights", False)
+        result = forward(*inputs, **{**options, "return_weights": True})
+        calls.append(result.weights)
+        return result if wanted else result.output
+
+    return recorded_forward
+
+
+def _recording_theirs(forward: Callable[..., Any], calls: list[Tensor]) -> Callable[..., Any]:
+    """Their weights come after dropout and by another path, so they are asked for a second time."""
+    signature = inspect.signature(forward)
+    layer: nn.MultiheadAttention = forward.__self__  # type: ignore[attr-defined]
+
+    def recorded_forward(*inputs: Any, **options: Any) -> Any:
+        result = forward(*inputs, **options)
+        again = signature.bind(*inputs, **options).arguments
+        again |= {"need_weights": True, "average_attn_weights": False}
+        dropout, layer.dropout = layer.dropout, 0.0
+        try:
+            with torch.no_grad():
+                calls.append(forward(**again)[1])
+        finally:
+            layer.dropout = dropout
+        return result
+
+    return recorded_forward
+
+
+@contextmanager
+def _forward_replaced(part: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = vars(part).get("forward")  # usually the class has it, and the instance has not
+    part.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del part.forward
+        if own is not None:
+            part.forward = own  # type: ignore[method-assign]
+
+
+def _outermost_encoders(model: nn.Module) -> list[nn.Module]:
+    kinds = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+    encoders = [part for part in model.modules() if isinstance(part, kinds)]
+    inner = {id(part) for encoder in encoders for part in list(encoder.modules())[1:]}
+    return [encoder for encoder in encoders if id(encoder) not in inner]
+
+
+def _without_shortcut(encoder: nn.Module, recorded: dict[str, list[Tensor]]) -> Callable[..., Any]:
+    """Run the encoder as it is; if it went past its attention layers, run it again for them."""
+    forward = encoder.forward
+
+    def recorded_forward(*inputs: Any, **options: Any) -> Any:
+        seen = sum(map(len, recorded.values()))
+        output = forward(*inputs, **options)
+        if sum(map(len, recorded.values())) == seen:
+            was_enabled = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                with torch.no_grad():
+                    forward(*inputs, **options)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(was_enabled)
+        return output
+
+    return recorded_forward
+
+
+class _ZeroColumns(nn.Module):
+    """A weight matrix without the columns that read some heads."""
+
+    def __init__(self, is_kept: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("is_kept", is_kept)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.is_kept
+
+
+@contextmanager
+def _without_heads(name: str, layer: nn.Module, numbers: Sequence[int]) -> Iterator[None]:
+    count: int = layer.num_heads if isinstance(layer, nn.MultiheadAttention) else layer.heads  # type: ignore[assignment]
+    out_proj: nn.Linear = layer.out_proj  # type: ignore[assignment]
+    is_kept = torch.ones(count, device=out_proj.weight.device, dtype=out_proj.weight.dtype)
+    for number in numbers:
+        check_sizes(least=0, **{f"a head of layer {name!r}": number})
+        if number >= count:
+            raise ValueError(f"heads names head {number} of layer {name!r}, which has {count}")
+        is_kept[number] = 0.0
+    columns = is_kept.repeat_interleave(out_proj.in_features // count)
+    parametrize.register_parametrization(out_proj, "weight", _ZeroColumns(columns))
+    try:
+        yield
+    finally:
+        parametrize.remove_parametrizations(out_proj, "weight", leave_parametrized=False)
