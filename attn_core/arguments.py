@@ -40,6 +40,7 @@ class Arguments:
         dropout_p: share of weights dropped.
         q_offset: position of query 0 among the keys.
         without_heads: whether the caller gave plain matrices, so that the result is one too.
+        in_use: whether somebody knows already that each query and key has a pair.
 
     Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
@@ -62,6 +63,7 @@ class Arguments:
     dropout_p: float
     q_offset: int | Tensor | None
     without_heads: bool
+    in_use: bool = False
 
     @property
     def leading(self) -> torch.Size:
@@ -94,7 +96,9 @@ class Arguments:
     @property
     def is_all_in_use(self) -> bool:
         """Whether it is plain, without a look at every pair, that each query and key has one."""
-        if self.mask is None or (self.is_causal_from_first_key and self.k_len <= self.q_len):
+        if self.mask is None or self.in_use:
+            return True
+        if self.is_causal_from_first_key and self.k_len <= self.q_len:
             return True
         if not isinstance(self.mask, Mask) or self.q_len != self.k_len:
             return False
