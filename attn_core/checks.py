@@ -44,6 +44,32 @@ def check_floating_point(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
 
 
+def check_integers(name: str, x: Tensor) -> None:
+    """Refuse anything but a tensor of integers."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
+    if x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
+        raise TypeError(f"{name} must hold integers, got {x.dtype}")
+
+
+def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
+    """Refuse anything but one number for each vector of x, or one for those of a shared row."""
+    if numbers.device != x.device:
+        raise ValueError(f"{name} is on {numbers.device}, but x is on {x.device}")
+    full = x.shape[:-1]
+    try:
+        fits = numbers.shape[-1:] == full[-1:] and (
+            torch.broadcast_shapes(numbers.shape, full) == full
+        )
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to (..., length) = {tuple(full)}, got {name} "
+            f"{tuple(numbers.shape)}"
+        )
+
+
 def check_sequence(name: str, x: Tensor, width: int) -> None:
     """Refuse anything but sequences of vectors of this width."""
     check_floating_point(name, x)

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_number, check_sequence, check_sizes
+from attn_core.checks import (
+    check_integers,
+    check_number,
+    check_one_per_vector,
+    check_sequence,
+    check_sizes,
+)
 
 
 def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
@@ -41,7 +47,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     check_number("base", base)
     if base <= 0:
         raise ValueError(f"base must be positive, got {base}")
-    return _angles_to_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
+    return wave_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
 
 
 class SinusoidalEncoding(nn.Module):
@@ -75,12 +81,30 @@ class SinusoidalEncoding(nn.Module):
         self.dim = dim
         self.base = base
 
-    def forward(self, x: Tensor, offset: int = 0) -> Tensor:
-        """Encode ``x`` ``(..., L, dim)``, whose first vector stands at position ``offset``."""
+    def forward(self, x: Tensor, offset: int = 0, *, positions: Tensor | None = None) -> Tensor:
+        """Encode the vectors of a sequence, each by its position.
+
+        Args:
+            x: ``(..., L, dim)``.
+            offset: position of the first vector; the others follow it.
+            positions: one for each vector instead, integers or floats that broadcast to
+                ``(..., L)``; :func:`restarting` gives such ones.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            ValueError: if ``x`` or ``positions`` has the wrong shape, or ``offset`` is negative or
+                given beside ``positions``.
+            TypeError: if an argument has the wrong type.
+        """
         check_sequence("x", x, self.dim)
-        check_sizes(least=0, offset=offset)
-        positions = torch.arange(offset, offset + x.shape[-2], device=x.device)
-        return x + _angles_to_table(positions, self.dim, self.base).to(x.dtype)
+        if positions is None:
+            check_sizes(least=0, offset=offset)
+            positions = torch.arange(offset, offset + x.shape[-2], device=x.device)
+        else:
+            _check_positions(positions, x, offset)
+        return x + wave_table(positions, self.dim, self.base).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, base={self.base}"
@@ -116,23 +140,56 @@ class LearnedEncoding(nn.Module):
         self.weight = nn.Parameter(torch.empty(max_len, dim))
         nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor, offset: int = 0) -> Tensor:
-        """Encode ``x`` ``(..., L, dim)``, whose first vector stands at position ``offset``."""
+    def forward(self, x: Tensor, offset: int = 0, *, positions: Tensor | None = None) -> Tensor:
+        """Encode the vectors of a sequence, each by its position.
+
+        Args:
+            x: ``(..., L, dim)``.
+            offset: position of the first vector; the others follow it.
+            positions: one for each vector instead, integers that broadcast to ``(..., L)``;
+                :func:`restarting` gives such ones.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            ValueError: if ``x`` or ``positions`` has the wrong shape, a position is negative or
+                too far, or ``offset`` is given beside ``positions``.
+            TypeError: if an argument has the wrong type.
+        """
         max_len, dim = self.weight.shape
         check_sequence("x", x, dim)
-        check_sizes(least=0, offset=offset)
-        if offset + x.shape[-2] > max_len:
+        if positions is None:
+            check_sizes(least=0, offset=offset)
+            if offset + x.shape[-2] > max_len:
+                raise ValueError(
+                    f"x reaches position {offset + x.shape[-2] - 1}, but max_len is {max_len}"
+                )
+            return x + self.weight[offset : offset + x.shape[-2]]
+        check_integers("positions", positions)
+        _check_positions(positions, x, offset)
+        if positions.numel() and not 0 <= positions.min() <= positions.max() < max_len:
             raise ValueError(
-                f"x reaches position {offset + x.shape[-2] - 1}, but max_len is {max_len}"
+                f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
+                f"{int(positions.min())} to {int(positions.max())}"
             )
-        return x + self.weight[offset : offset + x.shape[-2]]
+        return x + self.weight[positions]
 
     def extra_repr(self) -> str:
         max_len, dim = self.weight.shape
         return f"max_len={max_len}, dim={dim}"
 
 
-def _angles_to_table(positions: Tensor, dim: int, base: float) -> Tensor:
+def wave_table(positions: Tensor, dim: int, base: float) -> Tensor:
+    """The sinusoidal encoding of any positions ``(..., L)``: ``(..., L, dim)`` in float64."""
     pairs = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device)
-    angles = positions.to(torch.float64)[:, None] * base ** (-pairs / dim)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, :dim]
+    angles = positions.to(torch.float64)[..., None] * base ** (-pairs / dim)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[..., :dim]
+
+
+def _check_positions(positions: Tensor, x: Tensor, offset: int) -> None:
+    if not (isinstance(positions, Tensor) and positions.is_floating_point()):
+        check_integers("positions", positions)
+    if offset != 0:
+        raise ValueError(f"offset and positions are both given, got offset {offset}")
+    check_one_per_vector("positions", positions, x)

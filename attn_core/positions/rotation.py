@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_floating_point, check_number, check_sizes
+from attn_core.checks import check_floating_point, check_integers, check_number, check_sizes
 from attn_core.positions.scaling import Scaling
 
 Pairing = Literal["half", "interleaved"]
@@ -242,10 +242,8 @@ def _check_settings(base: float, pairing: str, scaling: Scaling | None) -> None:
 
 
 def _check_positions(positions: Tensor, x: Tensor) -> None:
-    if not isinstance(positions, Tensor):
-        raise TypeError(f"positions must be a torch tensor, got {type(positions).__name__}")
-    if positions.dtype == torch.bool or positions.is_complex():
-        raise TypeError(f"positions must be integers or floats, got {positions.dtype}")
+    if not (isinstance(positions, Tensor) and positions.is_floating_point()):
+        check_integers("positions", positions)
     if positions.device != x.device:
         raise ValueError(f"positions is on {positions.device}, but x is on {x.device}")
     fits = positions.shape == x.shape[-2:-1]
