@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import attention
+from attn_core.checks import check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from attn_core.scores import Additive, Bilinear
 
@@ -251,7 +252,7 @@ class Seq2Seq(nn.Module):
             ValueError: ``source`` is no batch of token numbers, or a row starts with padding or
                 has padding between tokens.
         """
-        _check_tokens("source", source, self.source_embedding.num_embeddings)
+        check_tokens("source", source, self.source_embedding.num_embeddings)
         is_token = source != PAD
         if not is_token[:, 0].all() or (is_token[:, 1:] & ~is_token[:, :-1]).any():
             raise ValueError("source must have its padding after the tokens, in every row")
@@ -291,7 +292,7 @@ class Seq2Seq(nn.Module):
                 empty row, or the batches differ in size.
             TypeError: the token numbers are not int64.
         """
-        _check_tokens("target", target, self.target_embedding.num_embeddings)
+        check_tokens("target", target, self.target_embedding.num_embeddings)
         if len(source) != len(target):
             raise ValueError(
                 f"source and target must have as many rows, got {len(source)} and {len(target)}"
@@ -364,15 +365,3 @@ class Seq2Seq(nn.Module):
             if weights_t is not None:
                 weights.append(weights_t)
         return Translation(torch.cat(tokens, dim=1), torch.cat(weights, dim=1) if weights else None)
-
-
-def _check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
-    if tokens.dtype != torch.int64:
-        raise TypeError(f"{name} must hold token numbers as int64, got {tokens.dtype}")
-    if tokens.ndim != 2 or tokens.numel() == 0:
-        raise ValueError(f"{name} must be (batch, length), got shape {tuple(tokens.shape)}")
-    if tokens.min() < 0 or tokens.max() >= vocabulary_size:
-        raise ValueError(
-            f"{name} must hold numbers from 0 to {vocabulary_size - 1}, "
-            f"got {int(tokens.min())} to {int(tokens.max())}"
-        )

@@ -1,0 +1,278 @@
+"""The block that every Transformer here is a stack of: attention, then a feed-forward network."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_core.attend import AttentionOutput
+from attn_core.checks import check_share, check_sizes
+from attn_core.masks import Mask
+from attn_core.modules import KVCache, MultiHeadAttention
+
+__all__ = ["Block", "BlockCache", "BlockOutput", "FeedForward"]
+
+Activation = Literal["relu", "gelu", "swiglu"]
+Norm = Literal["pre", "post"]
+
+
+class BlockOutput(NamedTuple):
+    """What a block returns when it is asked for its weights.
+
+    Attributes:
+        output: ``(batch, L, dim)``.
+        weights: those of self-attention, ``(batch, heads, L, S)``.
+        memory_weights: those of cross-attention, ``(batch, heads, L, memory length)``; None in a
+            block without it.
+    """
+
+    output: Tensor
+    weights: Tensor
+    memory_weights: Tensor | None
+
+
+class BlockCache(NamedTuple):
+    """What a block remembers of the tokens it has seen.
+
+    Attributes:
+        tokens: the keys and values of self-attention, one more with every token.
+        memory: the keys and values of cross-attention, projected once; None in a block without it.
+    """
+
+    tokens: KVCache
+    memory: KVCache | None
+
+    @property
+    def length(self) -> int:
+        """Number of tokens seen so far: the position of the next one."""
+        return self.tokens.length
+
+
+class FeedForward(nn.Module):
+    r"""Change every vector by itself, in a wider space: two linear maps with a bend between them.
+
+    .. math::
+        \operatorname{FFN}(x) = \sigma(x W_1 + b_1) \, W_2 + b_2, \qquad
+        \operatorname{SwiGLU}(x) = \big(\operatorname{silu}(x W_g) \odot x W_1\big) \, W_2
+
+    Args:
+        dim: width of a vector.
+        hidden_dim: width in between; by default ``4 × dim``.
+        activation: :math:`\sigma`: ``"relu"``, ``"gelu"``, or ``"swiglu"``, which has a third
+            matrix and no bias.
+        dropout: share of the inner numbers dropped, while training only.
+
+    Attributes:
+        inner: :math:`W_1, b_1`, ``dim`` to ``hidden_dim``.
+        outer: :math:`W_2, b_2`, ``hidden_dim`` to ``dim``.
+        gate: :math:`W_g`; None if the activation is not ``"swiglu"``.
+
+    Raises:
+        ValueError: if a size is not positive, ``activation`` is none of the three, or ``dropout``
+            is not in [0, 1).
+        TypeError: if a size is not an integer.
+
+    Source: Vaswani et al. (2017), section 3.3; Shazeer (2020) for the gate.
+
+    Example:
+        >>> import torch
+        >>> FeedForward(8)(torch.ones(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+        >>> FeedForward(8, hidden_dim=24, activation="swiglu").gate
+        Linear(in_features=8, out_features=24, bias=False)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int | None = None,
+        *,
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_sizes(dim=dim)
+        hidden_dim = 4 * dim if hidden_dim is None else hidden_dim
+        check_sizes(hidden_dim=hidden_dim)
+        if activation not in ("relu", "gelu", "swiglu"):
+            raise ValueError(f"activation must be 'relu', 'gelu' or 'swiglu', got {activation!r}")
+        check_share("dropout", dropout)
+        self.activation = activation
+        is_gated = activation == "swiglu"
+        self.inner = nn.Linear(dim, hidden_dim, bias=not is_gated)
+        self.gate = nn.Linear(dim, hidden_dim, bias=False) if is_gated else None
+        self.outer = nn.Linear(hidden_dim, dim, bias=not is_gated)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give ``(..., dim)`` for ``x`` ``(..., dim)``."""
+        hidden = self.inner(x)
+        if self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        else:
+            hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden)
+        return self.outer(self.dropout(hidden))
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
+
+
+class Block(nn.Module):
+    r"""Attend, then feed forward, each added to what came in: one layer of a Transformer.
+
+    With the norm *before* (GPT, ViT, Whisper) or *after* (Vaswani's, BERT):
+
+    .. math::
+        \text{pre:} \quad x \leftarrow x + f(\operatorname{norm}(x)), \qquad
+        \text{post:} \quad x \leftarrow \operatorname{norm}(x + f(x))
+
+    for :math:`f` self-attention, then cross-attention if there is any, then the feed-forward
+    network.
+
+    Args:
+        dim: width of the sequence.
+        heads: number of query heads.
+        kv_heads: number of key-value heads of self-attention; by default ``heads``.
+        hidden_dim: inner width of the feed-forward network; by default ``4 × dim``.
+        activation: its bend, see :class:`FeedForward`.
+        norm: ``"pre"`` or ``"post"``.
+        cross: whether the block attends to a memory too: a decoder's block.
+        rotary: a :class:`attn_core.positions.Rotary` for self-attention.
+        dropout: share dropped of weights, of inner numbers, and of what is added; while training
+            only.
+        eps: added to the variance in the norms.
+
+    Attributes:
+        attention: self-attention.
+        memory_attention: cross-attention, or None.
+        feed_forward: the network.
+        attention_norm: the norm before or after ``attention``; ``memory_norm`` and
+            ``feed_forward_norm`` belong to the other two.
+
+    Raises:
+        ValueError: if a size is not positive or ``dim`` no multiple of ``heads``, ``norm`` or
+            ``activation`` is unknown, or a memory is given to a block without cross-attention, or
+            missing in one with it.
+        TypeError: if a size is not an integer, or an input not a tensor.
+
+    Source: Vaswani et al. (2017), section 3.1, post-norm; Xiong et al. (2020), section 3, pre-norm.
+
+    Example:
+        >>> import torch
+        >>> from attn_core import masks
+        >>> block = Block(dim=16, heads=4, cross=True)
+        >>> x, memory = torch.ones(2, 5, 16), torch.ones(2, 7, 16)
+        >>> block(x, memory, mask=masks.causal()).shape
+        torch.Size([2, 5, 16])
+        >>> block(x, memory, return_weights=True).memory_weights.shape
+        torch.Size([2, 4, 5, 7])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        hidden_dim: int | None = None,
+        activation: Activation = "gelu",
+        norm: Norm = "pre",
+        cross: bool = False,
+        rotary: nn.Module | None = None,
+        dropout: float = 0.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if norm not in ("pre", "post"):
+            raise ValueError(f"norm must be 'pre' or 'post', got {norm!r}")
+        self.norm = norm
+        self.attention = MultiHeadAttention(
+            dim, heads, kv_heads=kv_heads, dropout=dropout, rotary=rotary
+        )
+        self.attention_norm = nn.LayerNorm(dim, eps=eps)
+        self.memory_attention = MultiHeadAttention(dim, heads, dropout=dropout) if cross else None
+        self.memory_norm = nn.LayerNorm(dim, eps=eps) if cross else None
+        self.feed_forward = FeedForward(dim, hidden_dim, activation=activation, dropout=dropout)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | Mask | None = None,
+        memory_mask: Tensor | Mask | None = None,
+        cache: BlockCache | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | BlockOutput:
+        """Apply the block.
+
+        Args:
+            x: ``(batch, L, dim)``.
+            memory: ``(batch, S, dim)``, what cross-attention reads.
+            mask: which token may attend which, as in
+                :class:`attn_core.modules.MultiHeadAttention`.
+            memory_mask: the same for cross-attention.
+            cache: what :meth:`new_cache` gave; then ``x`` holds the new tokens only.
+            return_weights: whether to return the weights too.
+
+        Returns:
+            ``(batch, L, dim)``, or :class:`BlockOutput`.
+
+        Raises:
+            ValueError: as :class:`Block`.
+            TypeError: as :class:`Block`.
+        """
+        if (memory is None) != (self.memory_attention is None):
+            raise ValueError(
+                f"memory is {'missing' if memory is None else 'given'}, but this block has "
+                f"{'cross-attention' if memory is None else 'no cross-attention'}"
+            )
+        query = self._before(x, self.attention_norm)
+        tokens = None if cache is None else cache.tokens
+        attended, weights = _attend(
+            self.attention(query, mask=mask, cache=tokens, return_weights=return_weights)
+        )
+        x = self._after(x, attended, self.attention_norm)
+        memory_weights = None
+        if self.memory_attention is not None and self.memory_norm is not None:
+            query = self._before(x, self.memory_norm)
+            attended, memory_weights = _attend(
+                self.memory_attention(
+                    query,
+                    memory,
+                    mask=memory_mask,
+                    cache=None if cache is None else cache.memory,
+                    return_weights=return_weights,
+                )
+            )
+            x = self._after(x, attended, self.memory_norm)
+        changed = self.feed_forward(self._before(x, self.feed_forward_norm))
+        x = self._after(x, changed, self.feed_forward_norm)
+        return x if weights is None else BlockOutput(x, weights, memory_weights)
+
+    def new_cache(self, **options: Any) -> BlockCache:
+        """An empty cache for this block.
+
+        Args:
+            **options: of :class:`attn_core.modules.KVCache`, for self-attention.
+
+        Returns:
+            The cache; hand it to every call of one sequence.
+        """
+        return BlockCache(KVCache(**options), None if self.memory_attention is None else KVCache())
+
+    def _before(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(x) if self.norm == "pre" else x
+
+    def _after(self, x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
+        x = x + self.dropout(change)
+        return x if self.norm == "pre" else norm(x)
+
+    def extra_repr(self) -> str:
+        return f"norm={self.norm}"
+
+
+def _attend(result: Tensor | AttentionOutput) -> tuple[Tensor, Tensor | None]:
+    return result if isinstance(result, AttentionOutput) else (result, None)
