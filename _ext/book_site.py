@@ -55,6 +55,8 @@ DOCUMENTED_AT = {
     "dtype": TORCH + "tensor_attributes.html#torch.dtype",
     "Module": TORCH + "generated/torch.nn.Module.html",
     "Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
+    "torch._C.Generator": TORCH + "generated/torch.Generator.html",
+    "numpy.random._generator.Generator": NUMPY + "random/generator.html",
     "Axes": MATPLOTLIB + "_as_gen/matplotlib.axes.Axes.html",
     "Figure": MATPLOTLIB + "_as_gen/matplotlib.figure.Figure.html",
     "FontProperties": MATPLOTLIB + "font_manager_api.html#matplotlib.font_manager.FontProperties",
@@ -104,7 +106,7 @@ def link_to_documentation(
 ) -> nodes.reference | None:
     """A link to the documentation of a type of Python, NumPy, PyTorch or matplotlib."""
     target = node.get("reftarget", "")
-    address = DOCUMENTED_AT.get(target.rpartition(".")[2])
+    address = DOCUMENTED_AT.get(target) or DOCUMENTED_AT.get(target.rpartition(".")[2])
     if address is None and target.startswith(("torch.", "numpy.")):
         address = (TORCH if target.startswith("torch.") else NUMPY) + f"generated/{target}.html"
     if node.get("refdomain") != "py" or address is None:

@@ -9,9 +9,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_floating_point, check_same_kind, check_sequence, check_sizes
+from attn_core.checks import (
+    check_floating_point,
+    check_number,
+    check_same_kind,
+    check_sequence,
+    check_sizes,
+)
+from attn_core.squared_distance import squared_distance
 
-__all__ = ["Additive", "Bilinear", "cosine", "dot", "scaled_dot"]
+__all__ = ["Additive", "Bilinear", "Location", "cosine", "dot", "gaussian", "scaled_dot"]
 
 
 def dot(query: Tensor, key: Tensor) -> Tensor:
@@ -98,6 +105,43 @@ def cosine(query: Tensor, key: Tensor) -> Tensor:
     """
     _check_width(query, key, least=1)
     return dot(_direction(query), _direction(key))
+
+
+def gaussian(query: Tensor, key: Tensor, *, bandwidth: float = 1.0) -> Tensor:
+    r"""Score by how near a query and a key are: softmax of it is Nadaraya–Watson regression.
+
+    .. math:: s_{ij} = -\frac{\lVert q_i - k_j \rVert^2}{2 h^2}
+
+    The distance is added up from differences, so that it is exact for points that are near each
+    other and far from 0, where :math:`\lVert q \rVert^2 - 2 q \cdot k + \lVert k \rVert^2` has no
+    digit left. It holds ``L × S`` numbers at a time, forward and backward.
+
+    Args:
+        query: ``(..., L, D)``.
+        key: ``(..., S, D)``.
+        bandwidth: :math:`h`, above 0, in the unit of query and key: what counts as near.
+
+    Returns:
+        Scores ``(..., L, S)``, at most 0.
+
+    Raises:
+        TypeError: as :func:`dot`, or if ``bandwidth`` is no number.
+        ValueError: as :func:`dot`, or if ``bandwidth`` is not positive.
+
+    Source: Nadaraya (1964); Watson (1964).
+
+    Example:
+        >>> import torch
+        >>> gaussian(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0], [3.0, 4.0]]))
+        tensor([[ -1.0000, -12.5000]])
+        >>> gaussian(torch.tensor([[1000.0]]), torch.tensor([[1000.125]]), bandwidth=0.125)
+        tensor([[-0.5000]])
+    """
+    _check_width(query, key)
+    check_number("bandwidth", bandwidth)
+    if bandwidth <= 0:
+        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    return (-squared_distance(query, key) / (2 * bandwidth**2)).to(query.dtype)
 
 
 class Bilinear(nn.Module):
@@ -194,6 +238,55 @@ class Additive(nn.Module):
         rows = query.unsqueeze(-2)  # (..., L, 1, hidden_dim)
         columns = key.unsqueeze(-3)  # (..., 1, S, hidden_dim)
         return torch.tanh(rows + columns) @ self.score_vector
+
+
+class Location(nn.Module):
+    r"""Score each place by the query alone, whatever key stands there: Luong's *location*.
+
+    .. math:: s_{ij} = (W q_i)_j
+
+    Row j of :math:`W` stands for place j, so there is a longest sequence.
+
+    Args:
+        query_dim: width of a query, :math:`D_q`.
+        max_len: number of places, the greatest number of keys.
+
+    Attributes:
+        weight: :math:`W`, ``(max_len, query_dim)``.
+
+    Raises:
+        ValueError: if a size is not positive, query has another width, or there are more keys
+            than places.
+        TypeError: if a size is not an integer.
+
+    Source: Luong, Pham and Manning (2015), equation 8.
+
+    Example:
+        >>> import torch
+        >>> score = Location(query_dim=3, max_len=10)
+        >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, query_dim: int, max_len: int) -> None:
+        super().__init__()
+        check_sizes(query_dim=query_dim, max_len=max_len)
+        self.weight = nn.Parameter(torch.empty(max_len, query_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """Score query ``(..., L, query_dim)`` and key ``(..., S, any width)``: ``(..., L, S)``."""
+        check_sequence("query", query, self.weight.shape[1])
+        _check_pair(query, key)
+        check_same_kind("query", query, "the layer", self.weight)
+        keys, places = key.shape[-2], len(self.weight)
+        if keys > places:
+            raise ValueError(f"key has {keys} places, but max_len is {places}")
+        leading = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        return (query @ self.weight[:keys].T).expand(*leading, -1, -1)
+
+    def extra_repr(self) -> str:
+        return f"query_dim={self.weight.shape[1]}, max_len={self.weight.shape[0]}"
 
 
 def _check_pair(query: Tensor, key: Tensor) -> None:

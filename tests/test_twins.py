@@ -215,7 +215,11 @@ def test_weights(options):
 
 def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
     own = {"attention_loops", "softmax_jacobian", "AttentionGradients"}
-    learned = {"bilinear": scores.Bilinear, "additive": scores.Additive}
+    learned = {
+        "bilinear": scores.Bilinear,
+        "additive": scores.Additive,
+        "location": scores.Location,
+    }
     for name in set(reference.__all__) - own:
         if name.endswith("_backward"):
             continue

@@ -32,6 +32,8 @@ from attn_core.reference.learned_scores import (
     additive_backward,
     bilinear,
     bilinear_backward,
+    location,
+    location_backward,
 )
 from attn_core.reference.loops import attention_loops
 from attn_core.reference.masks import (
@@ -73,6 +75,8 @@ from attn_core.reference.scores import (
     cosine_backward,
     dot,
     dot_backward,
+    gaussian,
+    gaussian_backward,
     scaled_dot,
     scaled_dot_backward,
 )
@@ -115,6 +119,8 @@ __all__ = [
     "entmax_backward",
     "entmax_bisect",
     "entmax_bisect_backward",
+    "gaussian",
+    "gaussian_backward",
     "global_tokens",
     "graph_attention",
     "graph_attention_backward",
@@ -124,6 +130,8 @@ __all__ = [
     "gumbel_softmax_backward",
     "hard",
     "hard_backward",
+    "location",
+    "location_backward",
     "padding",
     "pointer_mixture",
     "pointer_mixture_backward",

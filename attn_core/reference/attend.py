@@ -18,6 +18,8 @@ from attn_core.reference.scores import (
     cosine_backward,
     dot,
     dot_backward,
+    gaussian,
+    gaussian_backward,
     scaled_dot,
     scaled_dot_backward,
 )
@@ -47,6 +49,7 @@ SCORE_BACKWARD: dict[Score, ScoreBackward] = {
     dot: dot_backward,
     scaled_dot: scaled_dot_backward,
     cosine: cosine_backward,
+    gaussian: gaussian_backward,
 }
 NORMALIZER_BACKWARD: dict[Normalizer, NormalizerBackward] = {
     softmax: softmax_backward,

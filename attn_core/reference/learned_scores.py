@@ -4,6 +4,7 @@ import numpy as np
 
 from attn_core.reference.shapes import (
     Array,
+    broadcast_leading,
     check_float_arrays,
     check_gradient,
     check_pair,
@@ -194,3 +195,79 @@ def additive_backward(
         sum_to_shape(transpose(grad_projected_key) @ key, key_weight.shape),
         sum_to_shape(grad_score_vector, score_vector.shape),
     )
+
+
+def _check_location(query: Array, key: Array, weight: Array) -> None:
+    check_pair(query, key)
+    check_float_arrays(query=query, weight=weight)
+    check_same_shape("weight", weight, (weight.shape[0], query.shape[-1]))
+    if key.shape[-2] > weight.shape[0]:
+        raise ValueError(
+            f"key must have at most {weight.shape[0]} places, the rows of weight, got {key.shape}"
+        )
+
+
+def location(query: Array, key: Array, weight: Array) -> Array:
+    r"""Score each place by the query alone, whatever key stands there.
+
+    .. math:: s_{ij} = (W q_i)_j
+
+    Args:
+        query: queries, shape (..., L, Dq).
+        key: keys, shape (..., S, Dk), of which only the number counts.
+        weight: the matrix W, shape (M, Dq), with a row for each of at least S places.
+
+    Returns:
+        Scores, shape (..., L, S).
+
+    Raises:
+        TypeError: as :func:`dot`.
+        ValueError: leading dimensions do not broadcast, weight has another width, or there are
+            more keys than places.
+
+    Source: Luong et al. 2015, equation 8.
+
+    Example:
+        >>> location(np.array([[1.0, 2.0]]), np.zeros((2, 5)), np.eye(3, 2)).tolist()
+        [[1.0, 2.0]]
+    """
+    _check_location(query, key, weight)
+    leading = broadcast_leading(query=query, key=key)
+    scores: Array = query @ weight[: key.shape[-2]].T
+    return np.broadcast_to(scores, (*leading, *scores.shape[-2:])).copy()
+
+
+def location_backward(
+    grad_scores: Array, query: Array, key: Array, weight: Array
+) -> tuple[Array, Array, Array]:
+    r"""Carry a gradient from the scores of places back to queries and the matrix.
+
+    .. math:: \bar Q = \bar S W, \qquad \bar K = 0, \qquad \bar W = \bar S^\top Q
+
+    Args:
+        grad_scores: gradient of the loss with respect to the scores, shape (..., L, S).
+        query: queries, shape (..., L, Dq).
+        key: keys, shape (..., S, Dk).
+        weight: the matrix W, shape (M, Dq).
+
+    Returns:
+        The gradients of query, key and weight, each with the shape of its input; that of key is 0.
+
+    Raises:
+        TypeError: as :func:`location`.
+        ValueError: as :func:`location`, or grad_scores does not have the shape of the scores.
+
+    Source: The product rule.
+
+    Example:
+        >>> query, key = np.array([[1.0, 2.0]]), np.zeros((2, 5))
+        >>> location_backward(np.array([[1.0, 0.0]]), query, key, np.eye(3, 2))[2].tolist()
+        [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    _check_location(query, key, weight)
+    check_gradient(grad_scores, query, key)
+    keys = key.shape[-2]
+    grad_weight = np.zeros_like(weight)
+    grad_weight[:keys] = sum_to_shape(transpose(grad_scores) @ query, (keys, query.shape[-1]))
+    grad_query = sum_to_shape(grad_scores @ weight[:keys], query.shape)
+    return grad_query, np.zeros_like(key), grad_weight

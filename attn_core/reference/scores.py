@@ -5,6 +5,7 @@ import numpy as np
 from attn_core.reference.shapes import (
     Array,
     check_gradient,
+    check_number,
     check_pair,
     sum_to_shape,
     transpose,
@@ -208,3 +209,78 @@ def cosine_backward(grad_scores: Array, query: Array, key: Array) -> tuple[Array
         grad_scores, _normalise(query)[0], _normalise(key)[0]
     )
     return _normalise_backward(grad_unit_query, query), _normalise_backward(grad_unit_key, key)
+
+
+def _differences(query: Array, key: Array, bandwidth: float) -> Array:
+    """Return q_i − k_j for every pair, shape (..., L, S, D)."""
+    _check_same_width(query, key)
+    check_number("bandwidth", bandwidth)
+    if bandwidth <= 0:
+        raise ValueError(f"bandwidth must be above 0, got {bandwidth}")
+    differences: Array = query[..., :, None, :] - key[..., None, :, :]
+    return differences
+
+
+def gaussian(query: Array, key: Array, *, bandwidth: float = 1.0) -> Array:
+    r"""Score by nearness; softmax of it gives the weights of Nadaraya and Watson's regression.
+
+    .. math:: s_{ij} = -\frac{\lVert q_i - k_j \rVert^2}{2 h^2}
+
+    Args:
+        query: queries, shape (..., L, D).
+        key: keys, shape (..., S, D).
+        bandwidth: h, above 0, in the unit of query and key.
+
+    Returns:
+        Scores of at most 0, shape (..., L, S).
+
+    Raises:
+        TypeError: as :func:`dot`, or bandwidth is no number.
+        ValueError: as :func:`dot`, or bandwidth is not above 0.
+
+    Source: Nadaraya 1964; Watson 1964.
+
+    Example:
+        >>> gaussian(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])).tolist()
+        [[-12.5]]
+    """
+    differences = _differences(query, key, bandwidth)
+    scores: Array = -(differences**2).sum(axis=-1) / (2 * bandwidth**2)
+    return scores
+
+
+def gaussian_backward(
+    grad_scores: Array, query: Array, key: Array, *, bandwidth: float = 1.0
+) -> tuple[Array, Array]:
+    r"""Carry a gradient from the gaussian scores back to queries and keys.
+
+    .. math:: \bar q_i = -\frac{1}{h^2} \sum_j \bar s_{ij} (q_i - k_j), \qquad
+              \bar k_j = \frac{1}{h^2} \sum_i \bar s_{ij} (q_i - k_j)
+
+    Args:
+        grad_scores: gradient of the loss with respect to the scores, shape (..., L, S).
+        query: queries, shape (..., L, D).
+        key: keys, shape (..., S, D).
+        bandwidth: h, as in :func:`gaussian`.
+
+    Returns:
+        The gradients of query, shape (..., L, D), and of key, shape (..., S, D).
+
+    Raises:
+        TypeError: as :func:`gaussian`.
+        ValueError: as :func:`gaussian`, or grad_scores does not have the shape of the scores.
+
+    Source: The chain rule.
+
+    Example:
+        >>> query, key = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])
+        >>> gaussian_backward(np.array([[1.0]]), query, key)[0].tolist()
+        [[3.0, 4.0]]
+    """
+    differences = _differences(query, key, bandwidth)
+    check_gradient(grad_scores, query, key)
+    pulls = grad_scores[..., None] * differences / bandwidth**2
+    return (
+        sum_to_shape(-pulls.sum(axis=-2), query.shape),
+        sum_to_shape(pulls.sum(axis=-3), key.shape),
+    )
