@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attn_core import (
         data,
+        interpret,
         kernels,
         masks,
         models,
@@ -28,6 +29,7 @@ __all__ = [
     "AttentionOutput",
     "attention",
     "data",
+    "interpret",
     "kernels",
     "masks",
     "models",

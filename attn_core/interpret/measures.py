@@ -26,7 +26,7 @@ def entropy(weights: Tensor) -> Tensor:
         TypeError: if ``weights`` is not a floating point tensor.
         ValueError: if it is no table of queries and keys.
 
-    Source: Clark, Khandelwal, Levy and Manning (2019), section 3.3.
+    Source: Clark, Khandelwal, Levy and Manning (2019).
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ def distance(weights: Tensor, q_offset: int | Tensor | None = None) -> Tensor:
         TypeError: if ``weights`` is not a floating point tensor, or ``q_offset`` no integer.
         ValueError: if ``weights`` is no table of queries and keys, or ``q_offset`` is needed.
 
-    Source: Vig and Belinkov (2019), section 3.4.
+    Source: Vig and Belinkov (2019).
 
     Example:
         >>> import torch
@@ -149,7 +149,7 @@ def gradient_times_attention(target: Tensor, weights: Sequence[Tensor]) -> list[
         TypeError: if an argument is not a floating point tensor.
         ValueError: if ``target`` is more than one number, or does not depend on the weights.
 
-    Source: Barkan et al. (2021), section 3; Chefer, Gur and Wolf (2021), section 3.1.
+    Source: Barkan et al. (2021); Chefer, Gur and Wolf (2021), section 3.1.
 
     Example:
         >>> import torch
@@ -200,7 +200,7 @@ def alignment_error_rate(weights: Tensor, sure: Tensor, possible: Tensor | None 
         TypeError: if ``weights`` is not floating point, or links are not bool.
         ValueError: if shapes differ.
 
-    Source: Och and Ney (2003), equation 24.
+    Source: Och and Ney (2003).
 
     Example:
         >>> import torch

@@ -19,9 +19,9 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
 
     .. math:: A^{(1)}, A^{(2)}, \dots \qquad \text{one for each layer and call}
 
-    A layer is any part of the model whose ``forward`` knows ``return_weights``, and has no such part
-    inside itself; or a :class:`torch.nn.MultiheadAttention`. The output of the model stays as it
-    is, bit for bit: weights are computed beside it. Where PyTorch skips its own attention layer
+    A layer is any part of the model whose ``forward`` knows ``return_weights`` and that has no such
+    part inside itself; or a :class:`torch.nn.MultiheadAttention`. The output of the model stays as
+    it is, bit for bit: weights are computed beside it. Where PyTorch skips its own attention layer
     (:class:`torch.nn.TransformerEncoderLayer` when evaluating), the encoder is run a second time
     for the weights.
 
@@ -171,13 +171,13 @@ def _recording_theirs(forward: Callable[..., Any], calls: list[Tensor]) -> Calla
 @contextmanager
 def _forward_replaced(part: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = vars(part).get("forward")  # usually the class has it, and the instance has not
-    part.forward = forward  # type: ignore[method-assign]
+    part.forward = forward
     try:
         yield
     finally:
         del part.forward
         if own is not None:
-            part.forward = own  # type: ignore[method-assign]
+            part.forward = own
 
 
 def _outermost_encoders(model: nn.Module) -> list[nn.Module]:
@@ -215,7 +215,7 @@ class _ZeroColumns(nn.Module):
         self.register_buffer("is_kept", is_kept)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.is_kept
+        return weight * self.get_buffer("is_kept")
 
 
 @contextmanager

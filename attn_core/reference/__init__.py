@@ -21,12 +21,18 @@ from attn_core.reference.attend import (
     attention,
     attention_backward,
 )
+from attn_core.reference.delta import (
+    DeltaGradients,
+    delta_rule,
+    delta_rule_backward,
+)
 from attn_core.reference.graph import (
     graph_attention,
     graph_attention_backward,
     graph_attention_v2,
     graph_attention_v2_backward,
 )
+from attn_core.reference.interpret import alignment_error_rate, distance, entropy, rollout
 from attn_core.reference.learned_scores import (
     additive,
     additive_backward,
@@ -34,6 +40,13 @@ from attn_core.reference.learned_scores import (
     bilinear_backward,
     location,
     location_backward,
+)
+from attn_core.reference.linear import (
+    LinearGradients,
+    elu_plus_one,
+    elu_plus_one_backward,
+    linear_attention,
+    linear_attention_backward,
 )
 from attn_core.reference.loops import attention_loops
 from attn_core.reference.masks import (
@@ -70,6 +83,7 @@ from attn_core.reference.pointer import (
     pointer_mixture_backward,
 )
 from attn_core.reference.positions import sinusoidal
+from attn_core.reference.recurrence import RecurrentOutput
 from attn_core.reference.scores import (
     cosine,
     cosine_backward,
@@ -94,8 +108,12 @@ from attn_core.reference.sparse_normalizers import (
 __all__ = [
     "AttentionGradients",
     "AttentionOutput",
+    "DeltaGradients",
+    "LinearGradients",
+    "RecurrentOutput",
     "additive",
     "additive_backward",
+    "alignment_error_rate",
     "attention",
     "attention_backward",
     "attention_loops",
@@ -109,16 +127,22 @@ __all__ = [
     "coverage_backward",
     "coverage_loss",
     "coverage_loss_backward",
+    "delta_rule",
+    "delta_rule_backward",
     "dilated",
+    "distance",
     "document",
     "dot",
     "dot_backward",
+    "elu_plus_one",
+    "elu_plus_one_backward",
     "entmax",
     "entmax15",
     "entmax15_backward",
     "entmax_backward",
     "entmax_bisect",
     "entmax_bisect_backward",
+    "entropy",
     "gaussian",
     "gaussian_backward",
     "global_tokens",
@@ -130,11 +154,14 @@ __all__ = [
     "gumbel_softmax_backward",
     "hard",
     "hard_backward",
+    "linear_attention",
+    "linear_attention_backward",
     "location",
     "location_backward",
     "padding",
     "pointer_mixture",
     "pointer_mixture_backward",
+    "rollout",
     "scaled_dot",
     "scaled_dot_backward",
     "sigmoid",

@@ -12,7 +12,17 @@ import attn_core
 PAGES = sorted(ROOT.glob("chapters/appendix/api_*.md"))
 DIRECTIVE = re.compile(r"^\.\. auto(?:function|class):: (attn_core\.\S+)$", re.M)
 DOCUMENTED = [name for page in PAGES for name in DIRECTIVE.findall(page.read_text("utf-8"))]
-MODULES = ["scores", "normalizers", "masks", "positions", "kernels", "modules", "reference", "plot"]
+MODULES = [
+    "scores",
+    "normalizers",
+    "masks",
+    "positions",
+    "kernels",
+    "modules",
+    "reference",
+    "plot",
+    "interpret",
+]
 
 
 def public_names() -> list[str]:
