@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import attn_core
-from attn_core import masks, normalizers, positions, reference, scores
+from attn_core import kernels, masks, normalizers, positions, reference, scores
+from attn_core.models import copying
+from attn_core.models.graph import GraphAttention
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -214,16 +216,24 @@ def test_weights(options):
 
 
 def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
-    own = {"attention_loops", "softmax_jacobian", "AttentionGradients"}
+    own = {
+        "attention_loops",
+        "softmax_jacobian",
+        "AttentionGradients",
+        "DeltaGradients",
+        "LinearGradients",
+    }
     learned = {
         "bilinear": scores.Bilinear,
         "additive": scores.Additive,
         "location": scores.Location,
+        "graph_attention": GraphAttention,
+        "graph_attention_v2": GraphAttention,
     }
     for name in set(reference.__all__) - own:
         if name.endswith("_backward"):
             continue
-        homes = [attn_core, scores, normalizers, masks, positions]
+        homes = [attn_core, scores, normalizers, masks, positions, kernels, copying]
         assert name in learned or any(hasattr(home, name) for home in homes), name
 
 
