@@ -27,7 +27,10 @@ def refusal(arguments: Arguments) -> str | None:
 
 def run(arguments: Arguments) -> tuple[Tensor, None]:
     """Compute output ``(..., Hq, L, Dv)``; this kernel has no weights to give."""
-    is_causal = arguments.is_causal_from_first_key and arguments.bias is None
+    # With ``is_causal`` the CPU's kernel multiplies −inf by the scale: NaN where it is not positive.
+    is_causal = (
+        arguments.is_causal_from_first_key and arguments.bias is None and arguments.scale > 0
+    )
     table = None if is_causal and arguments.k_len <= arguments.q_len else arguments.table()
     query, key, value = arguments.without_masked(table)
     attn_mask, empty = (None, None)

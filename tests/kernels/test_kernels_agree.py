@@ -131,3 +131,14 @@ def test_dropout_differs_between_batch_entries_heads_and_queries(kernel):
         with kernels.use(kernel):
             rows = attention(shared_query, key, identity, dropout_p=0.5).reshape(-1, 30)
         assert len({tuple(row.tolist()) for row in rows}) == 12
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_causal_attention_with_a_scale_that_is_not_positive(scale):
+    """Scale 0 gives the mean of the values so far; the fused kernel's own causal form gives NaN."""
+    query, key, value = normal((2, 6, 4), (2, 6, 4), (2, 6, 3))
+    with kernels.use("sdpa"):
+        seen = attention(query, key, value, mask=masks.causal(), scale=scale)
+    with kernels.use("explicit"):
+        expected = attention(query, key, value, mask=masks.causal(), scale=scale)
+    torch.testing.assert_close(seen, expected, **TOLERANCE)
