@@ -1,12 +1,13 @@
 """A cache of keys and values: a token that is generated computes its own and reads the others'."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_floating_point, check_sizes
-from attn_core.masks import Mask, Reach
+from attn_core.masks import Mask
 
 
 class KVCache:
@@ -162,21 +163,17 @@ class KVCache:
                 f"mask {mask.name} always sees the first tokens, which a cache with window forgets"
             )
         forgotten = self.length - self.kept
-        if not forgotten:
+        if not forgotten or mask.by_distance:
             return mask
         predicate = mask.predicate
-        return Mask(
-            lambda at: predicate(at._replace(query=at.query + forgotten, key=at.key + forgotten)),
-            mask.name,
-            uses_positions=mask.uses_positions,
-            batch=mask.batch,
-            heads=mask.heads,
-            q_len=mask.q_len,
-            k_len=None if mask.k_len is None else mask.k_len - forgotten,
-            min_keys=max(0, mask.min_keys - forgotten),
-            reach=Reach(mask.reach.left, mask.reach.right),
-            device=mask.device,
+        shifted = copy(mask)
+        shifted.predicate = lambda at: predicate(
+            at._replace(query=at.query + forgotten, key=at.key + forgotten)
         )
+        shifted.min_keys = max(0, mask.min_keys - forgotten)
+        shifted.k_len = None if mask.k_len is None else mask.k_len - forgotten
+        shifted.max_keys = None if mask.max_keys is None else mask.max_keys - forgotten
+        return shifted
 
     def reorder(self, indices: Tensor | Sequence[int]) -> None:
         """Rearrange the batch, as beam search does when it keeps some continuations and drops some.
