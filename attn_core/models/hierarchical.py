@@ -120,6 +120,9 @@ class HierarchicalClassifier(nn.Module):
         d = \operatorname{ReadAndAttend}_{\text{sentences}}(s_1, \dots, s_L), \qquad
         \text{logits} = W_c d + b_c
 
+    The two levels of attention are those of :class:`attn_core.modules.HierarchicalAttention`; here
+    each follows a recurrent layer that is told where the padding begins.
+
     Args:
         vocabulary_size: number of words, the padding (0) among them.
         classes: number of classes.

@@ -8,6 +8,7 @@ from torch import nn
 
 from attn_core.data.vocabulary import PAD
 from attn_core.models.hierarchical import HierarchicalClassifier, ReadAndAttend
+from attn_core.modules import HierarchicalAttention
 from attn_core.training import train
 
 DOCUMENTS = torch.tensor(
@@ -48,6 +49,27 @@ def test_it_is_the_formula_sentence_by_sentence():
     model = make_model()
     expected = torch.stack([by_hand(model, unpadded(document)) for document in DOCUMENTS])
     torch.testing.assert_close(model(DOCUMENTS), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_its_attention_is_the_layer_hierarchical_attention():
+    """Where nothing is padded; the layer's encoder of sentences is not told what is."""
+    model = make_model()
+    documents = torch.tensor([[[4, 5, 6], [8, 9, 3]], [[7, 7, 1], [2, 5, 4]]])
+
+    class First(nn.Module):
+        def forward(self, x):
+            return model.sentences.gru(x)[0]
+
+    layer = HierarchicalAttention(12, sentence_encoder=First()).double()
+    for ours, theirs in ((model.words, "word"), (model.sentences, "sentence")):
+        getattr(layer, f"{theirs}_proj").load_state_dict(ours.key_proj.state_dict())
+        getattr(layer, f"{theirs}_query").data = ours.query.data
+    states = model.words.gru(model.embedding(documents).flatten(0, 1))[0]
+    expected = layer(states.unflatten(0, (2, 2)), return_weights=True)
+    result = model.classify(documents)
+    torch.testing.assert_close(result.logits, model.output(expected.output))
+    torch.testing.assert_close(result.word_weights, expected.word_weights)
+    torch.testing.assert_close(result.sentence_weights, expected.sentence_weights)
 
 
 def test_weights_sum_to_one_and_are_zero_where_nothing_is():
