@@ -227,6 +227,12 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "bilinear": scores.Bilinear,
         "additive": scores.Additive,
         "location": scores.Location,
+        "alibi": positions.ALiBi,
+        "segment": positions.SegmentEncoding,
+        "shaw": positions.ShawBias,
+        "shaw_values": positions.ShawValues,
+        "t5_bias": positions.T5Bias,
+        "transformer_xl": positions.TransformerXLBias,
         "graph_attention": GraphAttention,
         "graph_attention_v2": GraphAttention,
     }

@@ -8,7 +8,7 @@ key too.
 
 from attn_core.positions.absolute import LearnedEncoding, SinusoidalEncoding, sinusoidal
 from attn_core.positions.alibi import ALiBi, alibi_slopes
-from attn_core.positions.bias import Bias
+from attn_core.positions.bias import Bias, distances
 from attn_core.positions.buckets import T5Bias, t5_bucket
 from attn_core.positions.rotation import Rotary, rotary
 from attn_core.positions.scaling import LinearScaling, NTKScaling, Scaling, YaRNScaling
@@ -32,6 +32,7 @@ __all__ = [
     "TransformerXLBias",
     "YaRNScaling",
     "alibi_slopes",
+    "distances",
     "restarting",
     "rotary",
     "sinusoidal",

@@ -96,9 +96,37 @@ class Bias(nn.Module):
 
 
 def distances(
-    q_len: int, k_len: int, q_offset: int | Tensor | None, device: torch.device | None = None
+    q_len: int,
+    k_len: int,
+    q_offset: int | Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """Key position − query position: integers ``(L, S)``, or ``(batch, 1, L, S)``."""
+    r"""Say how far each key lies after each query.
+
+    .. math:: d_{ij} = j - (i + \mathrm{q\_offset})
+
+    Args:
+        q_len: number of queries, L.
+        k_len: number of keys, S.
+        q_offset: position of query 0 among the keys, an int or one integer per batch entry; it must
+            be given when L and S differ.
+        device: where the result is to be.
+
+    Returns:
+        Integers ``(L, S)``, or ``(batch, 1, L, S)`` with one offset per batch entry.
+
+    Raises:
+        ValueError: if ``q_offset`` is needed and missing.
+
+    Source: Shaw, Uszkoreit and Vaswani (2018), section 3.1.
+
+    Example:
+        >>> distances(2, 3, q_offset=1)
+        tensor([[-1,  0,  1],
+                [-2, -1,  0]])
+    """
+    if q_offset is None and q_len != k_len:
+        raise ValueError(f"q_offset must be given, for there are {q_len} queries for {k_len} keys")
     offset: int | Tensor = 0 if q_offset is None else q_offset
     if isinstance(offset, Tensor):
         offset = offset.to(device)[:, None, None, None]

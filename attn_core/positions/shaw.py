@@ -151,10 +151,6 @@ class ShawValues(nn.Module):
         q_len, k_len = weights.shape[-2:]
         if q_offset is not None:
             check_q_offset(q_offset)
-        elif q_len != k_len:
-            raise ValueError(
-                f"q_offset must be given, for there are {q_len} queries for {k_len} keys"
-            )
         index = _index(distances(q_len, k_len, q_offset, weights.device), self.max_distance)
         at_distance = weights.new_zeros(*weights.shape[:-1], 2 * self.max_distance + 1)
         at_distance = at_distance.scatter_add(-1, index.expand(weights.shape), weights)

@@ -83,6 +83,35 @@ from attn_core.reference.pointer import (
     pointer_mixture_backward,
 )
 from attn_core.reference.positions import sinusoidal
+from attn_core.reference.positions_fixed import (
+    alibi,
+    alibi_slopes,
+    distances,
+    restarting,
+    t5_bucket,
+)
+from attn_core.reference.positions_learned import (
+    segment,
+    segment_backward,
+    shaw,
+    shaw_backward,
+    shaw_values,
+    shaw_values_backward,
+    t5_bias,
+    t5_bias_backward,
+)
+from attn_core.reference.positions_rotary import (
+    LinearScaling,
+    NTKScaling,
+    Scaling,
+    YaRNScaling,
+    rotary,
+    rotary_backward,
+)
+from attn_core.reference.positions_transformer_xl import (
+    transformer_xl,
+    transformer_xl_backward,
+)
 from attn_core.reference.recurrence import RecurrentOutput
 from attn_core.reference.scores import (
     cosine,
@@ -110,9 +139,15 @@ __all__ = [
     "AttentionOutput",
     "DeltaGradients",
     "LinearGradients",
+    "LinearScaling",
+    "NTKScaling",
     "RecurrentOutput",
+    "Scaling",
+    "YaRNScaling",
     "additive",
     "additive_backward",
+    "alibi",
+    "alibi_slopes",
     "alignment_error_rate",
     "attention",
     "attention_backward",
@@ -131,6 +166,7 @@ __all__ = [
     "delta_rule_backward",
     "dilated",
     "distance",
+    "distances",
     "document",
     "dot",
     "dot_backward",
@@ -161,9 +197,18 @@ __all__ = [
     "padding",
     "pointer_mixture",
     "pointer_mixture_backward",
+    "restarting",
     "rollout",
+    "rotary",
+    "rotary_backward",
     "scaled_dot",
     "scaled_dot_backward",
+    "segment",
+    "segment_backward",
+    "shaw",
+    "shaw_backward",
+    "shaw_values",
+    "shaw_values_backward",
     "sigmoid",
     "sigmoid_backward",
     "sinusoidal",
@@ -175,5 +220,10 @@ __all__ = [
     "sparsemax",
     "sparsemax_backward",
     "strided",
+    "t5_bias",
+    "t5_bias_backward",
+    "t5_bucket",
+    "transformer_xl",
+    "transformer_xl_backward",
     "window",
 ]

@@ -33,10 +33,14 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Array:
         )
     if base <= 0:
         raise ValueError(f"base must be above 0, got {base}")
-    position = np.arange(length)[:, None]
+    return waves(np.arange(length), dim, base)
+
+
+def waves(positions: Array, dim: int, base: float) -> Array:
+    """Return the encoding of any positions, shape (..., dim) for positions of shape (...)."""
     frequency = base ** (-np.arange(0, dim, 2) / dim)
-    angle = position * frequency
-    encoding = np.empty((length, dim))
-    encoding[:, 0::2] = np.sin(angle)
-    encoding[:, 1::2] = np.cos(angle[:, : dim // 2])
+    angle = positions[..., None] * frequency
+    encoding = np.empty((*positions.shape, dim))
+    encoding[..., 0::2] = np.sin(angle)
+    encoding[..., 1::2] = np.cos(angle[..., : dim // 2])
     return encoding
