@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attn_core.checks import check_share, check_sizes, check_tokens
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
-from attn_core.positions import LearnedEncoding
+from attn_core.positions import LearnedEncoding, SegmentEncoding
 
 __all__ = ["BERT", "MaskedTokenHead", "from_safetensors"]
 
@@ -111,10 +111,10 @@ class BERT(nn.Module):
         eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        check_sizes(vocab_size=vocab_size, dim=dim, segments=segments)
+        check_sizes(vocab_size=vocab_size, dim=dim)
         check_share("dropout", dropout)
         self.token_embedding = nn.Embedding(vocab_size, dim)
-        self.segment_embedding = nn.Embedding(segments, dim)
+        self.segment = SegmentEncoding(segments, dim)
         self.position = LearnedEncoding(max_len, dim)
         self.embedding_norm = nn.LayerNorm(dim, eps=eps)
         self.dropout = nn.Dropout(dropout)
@@ -123,8 +123,7 @@ class BERT(nn.Module):
         )
         self.pooler = nn.Linear(dim, dim) if pooler else None
         self.head = MaskedTokenHead(dim, vocab_size, eps) if head else None
-        for embedding in (self.token_embedding, self.segment_embedding):
-            nn.init.normal_(embedding.weight, std=0.02)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(
         self, ids: Tensor, is_token: Tensor | None = None, *, segments: Tensor | None = None
@@ -134,24 +133,23 @@ class BERT(nn.Module):
         Args:
             ids: token numbers ``(batch, L)``.
             is_token: bool ``(batch, L)``, False on padding; None if there is none.
-            segments: the number of every token's segment, ``(batch, L)``; by default all 0.
+            segments: the number of every token's segment, broadcast to ``(batch, L)``; by default
+                all 0.
 
         Returns:
             A vector for every token, ``(batch, L, dim)``. Those of padding mean nothing.
 
         Raises:
-            ValueError: as :class:`BERT`, or if a shape is not that of ``ids``.
+            ValueError: as :class:`BERT`, or if a shape does not fit ``ids``.
             TypeError: as :class:`BERT`, or if ``is_token`` is not bool.
         """
         check_tokens("ids", ids, self.token_embedding.num_embeddings)
-        segments = torch.zeros_like(ids) if segments is None else segments
-        check_tokens("segments", segments, self.segment_embedding.num_embeddings)
-        _check_like("segments", segments, ids)
         mask = None
         if is_token is not None:
             _check_is_token(is_token, ids)
             mask = is_token[:, None, None, :]
-        x = self.position(self.token_embedding(ids) + self.segment_embedding(segments))
+        segments = torch.zeros_like(ids) if segments is None else segments
+        x = self.position(self.segment(self.token_embedding(ids), segments))
         return self.encoder(self.dropout(self.embedding_norm(x)), mask=mask)
 
     def embed(self, ids: Tensor, is_token: Tensor | None = None) -> Tensor:
@@ -230,7 +228,7 @@ class BERT(nn.Module):
         tensors = _renamed(read_safetensors(file))
         needed = [
             "token_embedding.weight",
-            "segment_embedding.weight",
+            "segment.weight",
             "position.weight",
             "encoder.blocks.0.feed_forward.inner.weight",
         ]
@@ -262,7 +260,7 @@ from_safetensors = BERT.from_safetensors
 _RENAMED = {
     r"^bert\.": "",
     r"^embeddings\.word_embeddings": "token_embedding",
-    r"^embeddings\.token_type_embeddings": "segment_embedding",
+    r"^embeddings\.token_type_embeddings": "segment",
     r"^embeddings\.position_embeddings": "position",
     r"^embeddings\.LayerNorm": "embedding_norm",
     r"^encoder\.layer\.": "encoder.blocks.",
@@ -298,13 +296,11 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_like(name: str, x: Tensor, ids: Tensor) -> None:
-    if x.shape != ids.shape:
-        raise ValueError(f"{name} must be {tuple(ids.shape)} like ids, got {tuple(x.shape)}")
-
-
 def _check_is_token(is_token: object, ids: Tensor) -> None:
     if not isinstance(is_token, Tensor) or is_token.dtype != torch.bool:
         seen = getattr(is_token, "dtype", type(is_token).__name__)
         raise TypeError(f"is_token must be a bool tensor, False on padding, got {seen}")
-    _check_like("is_token", is_token, ids)
+    if is_token.shape != ids.shape:
+        raise ValueError(
+            f"is_token must be {tuple(ids.shape)} like ids, got {tuple(is_token.shape)}"
+        )
