@@ -283,13 +283,7 @@ def entmax_backward(
     """
     weights = entmax(scores, dim, alpha=alpha)
     check_same_shape("grad_weights", grad_weights, scores.shape)
-    support = weights > 0
-    q = np.where(support, np.where(support, weights, 1) ** (2 - alpha), 0)
-    grad_scores = _times_jacobian(grad_weights, q, dim)
-    if not isinstance(alpha, np.ndarray):
-        return grad_scores
-    grad_alpha = -(grad_scores * _logarithm_by_alpha(weights, alpha)).sum(axis=dim, keepdims=True)
-    return grad_scores, sum_to_shape(grad_alpha, alpha.shape)
+    return _entmax_backward(grad_weights, weights, dim, alpha)
 
 
 def entmax_bisect_backward(
@@ -320,7 +314,21 @@ def entmax_bisect_backward(
         >>> entmax_bisect_backward(np.array([1.0, 0.0]), np.array([1.0, 0.5]), alpha=2.0)
         array([ 0.5, -0.5])
     """
-    return entmax_backward(grad_weights, scores, dim, alpha=alpha)
+    weights = entmax_bisect(scores, dim, alpha=alpha, steps=steps)
+    check_same_shape("grad_weights", grad_weights, scores.shape)
+    return _entmax_backward(grad_weights, weights, dim, alpha)
+
+
+def _entmax_backward(
+    grad_weights: Array, weights: Array, dim: int, alpha: Alpha
+) -> Array | tuple[Array, Array]:
+    support = weights > 0
+    q = np.where(support, np.where(support, weights, 1) ** (2 - alpha), 0)
+    grad_scores = _times_jacobian(grad_weights, q, dim)
+    if not isinstance(alpha, np.ndarray):
+        return grad_scores
+    grad_alpha = -(grad_scores * _logarithm_by_alpha(weights, alpha)).sum(axis=dim, keepdims=True)
+    return grad_scores, sum_to_shape(grad_alpha, alpha.shape)
 
 
 def _check_alpha(alpha: Alpha, scores: Array, dim: int) -> None:

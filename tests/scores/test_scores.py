@@ -1,6 +1,7 @@
 """Scores: one number for each pair, whoever else is there."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ def make_scores(width):
         "dot": scores.dot,
         "scaled_dot": scores.scaled_dot,
         "cosine": scores.cosine,
+        "gaussian": partial(scores.gaussian, bandwidth=0.7),
         "bilinear": scores.Bilinear(width, width).double(),
         "additive": scores.Additive(width, width, 5).double(),
     }
@@ -41,6 +43,8 @@ def one_score(name, score, q, k):
         return product / math.sqrt(len(q))
     if name == "cosine":
         return product / math.hypot(*q) / math.hypot(*k)
+    if name == "gaussian":
+        return -(math.dist(q, k) ** 2) / (2 * 0.7**2)
     if name == "bilinear":
         weight = score.weight.tolist()
         return math.fsum(q[i] * weight[i][j] * k[j] for i in range(len(q)) for j in range(len(k)))
@@ -104,8 +108,10 @@ def test_leading_dimensions_broadcast(name, query_shape, key_shape):
 def test_derivatives_are_right(name):
     score = make_scores(3)[name]
     query, key = (x.requires_grad_() for x in normal((2, 3, 3), (1, 4, 3)))
-    assert torch.autograd.gradcheck(score, (query, key), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(score, (query, key))
+    assert torch.autograd.gradcheck(
+        score, (query, key), check_forward_ad=True, check_batched_grad=True
+    )
+    assert torch.autograd.gradgradcheck(score, (query, key), check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "additive"])
