@@ -11,6 +11,9 @@ threshold of the papers, :math:`\tau = (\alpha - 1)(\max_j s_j + \lambda) - 1`.
 
 The p-norm of :math:`\max(x - \tau, 0)`, with :math:`p = 1/(\alpha - 1) \ge 1`, is a convex function
 of τ. So Newton's method, begun below the solution, climbs to it without ever passing it.
+
+A row stops where it has arrived, however far the others are: one more step would move its last
+digits, and under a causal mask an earlier query would feel a later one.
 """
 
 from collections.abc import Callable
@@ -123,13 +126,15 @@ def sparsemax_weights(rows: Tensor, alpha: Alpha = 2.0) -> Tensor:
     z = _below_highest(rows)
     tau = torch.full_like(z[..., :1], -1.0)
     above, before = torch.empty_like(z), torch.zeros_like(tau)
+    moving = torch.ones_like(tau, dtype=torch.bool)
     while True:
         torch.sub(z, tau, out=above).clamp_min_(0)
         total = above.sum(-1, keepdim=True)
         count = above.sign_().sum(-1, keepdim=True)
-        tau += (total - 1) / count.clamp_min(1)
+        tau += (total - 1) / count.clamp_min(1) * moving
         # A comparison with NaN is False: a row that holds one does not keep the others waiting.
-        if not (count != before).masked_fill(total.isnan(), False).any():
+        moving &= (count != before).masked_fill(total.isnan(), False)
+        if not moving.any():
             return torch.sub(z, tau, out=above).clamp_min_(0)
         before = count
 
@@ -142,12 +147,14 @@ def entmax15_weights(rows: Tensor, alpha: Alpha = 1.5) -> Tensor:
     z = _below_highest(rows).mul_(0.5)
     tau = torch.full_like(z[..., :1], -1.0)
     root = torch.empty_like(z)
+    moving = torch.ones_like(tau, dtype=torch.bool)
     for _ in range(MOST_STEPS):
         torch.sub(z, tau, out=root).clamp_min_(0)
         length = torch.linalg.vector_norm(root, dim=-1, keepdim=True)
-        step = (length - 1) * length / root.sum(-1, keepdim=True).clamp_min(0.5)
+        step = (length - 1) * length / root.sum(-1, keepdim=True).clamp_min(0.5) * moving
         tau += step
-        if _is_small(step):
+        moving = _is_large(step)
+        if not moving.any():
             break
     return torch.sub(z, tau, out=root).clamp_min_(0).square_()
 
@@ -164,6 +171,7 @@ def newton_weights(rows: Tensor, alpha: Alpha) -> Tensor:
     z = _below_highest(rows)
     slope = _slope(alpha, z)
     lam = torch.zeros_like(z[..., :1])
+    moving = torch.ones_like(lam, dtype=torch.bool)
     for _ in range(MOST_STEPS):
         log_weights = _log_weights(z, lam, slope)
         weights = log_weights.exp()
@@ -171,8 +179,10 @@ def newton_weights(rows: Tensor, alpha: Alpha) -> Tensor:
         total = weights.sum(-1, keepdim=True).clamp_min(0.5)
         gradient = q.masked_fill_(weights == 0, 0.0).sum(-1, keepdim=True).clamp_min(0.5)
         step = -torch.expm1(-slope * total.log()) / slope * total / gradient
+        step = step * moving
         lam = lam + step
-        if _is_small(step):
+        moving = _is_large(step)
+        if not moving.any():
             break
     return _log_weights(z, lam, slope).exp()
 
@@ -206,6 +216,6 @@ def _log_weights(z: Tensor, lam: Tensor, slope: Tensor) -> Tensor:
     return ((z - lam) * slope).clamp_min_(-1).log1p_().div_(slope)
 
 
-def _is_small(step: Tensor) -> bool:
-    """Whether the next step, about the square of this one, would be lost in rounding."""
-    return not bool((step > torch.finfo(step.dtype).eps ** 0.75).any())
+def _is_large(step: Tensor) -> Tensor:
+    """Whether the next step, about the square of this one, would not be lost in rounding."""
+    return step > torch.finfo(step.dtype).eps ** 0.75
