@@ -15,6 +15,7 @@ PYTHON = "https://docs.python.org/3/library/"
 NUMPY = "https://numpy.org/doc/stable/reference/"
 TORCH = "https://docs.pytorch.org/docs/stable/"
 MATPLOTLIB = "https://matplotlib.org/stable/api/"
+TOKENIZERS = "https://huggingface.co/docs/tokenizers/api/"
 
 # Where the types in our signatures are documented. A table instead of intersphinx, which would
 # ask four sites for their inventories whenever the book is built.
@@ -55,11 +56,16 @@ DOCUMENTED_AT = {
     "dtype": TORCH + "tensor_attributes.html#torch.dtype",
     "Module": TORCH + "generated/torch.nn.Module.html",
     "Optimizer": TORCH + "optim.html#torch.optim.Optimizer",
+    "torch.nn.modules.transformer.TransformerEncoder": TORCH
+    + "generated/torch.nn.TransformerEncoder.html",
+    "torch.nn.modules.transformer.TransformerDecoder": TORCH
+    + "generated/torch.nn.TransformerDecoder.html",
     "torch._C.Generator": TORCH + "generated/torch.Generator.html",
     "numpy.random._generator.Generator": NUMPY + "random/generator.html",
     "Axes": MATPLOTLIB + "_as_gen/matplotlib.axes.Axes.html",
     "Figure": MATPLOTLIB + "_as_gen/matplotlib.figure.Figure.html",
     "FontProperties": MATPLOTLIB + "font_manager_api.html#matplotlib.font_manager.FontProperties",
+    "Tokenizer": TOKENIZERS + "tokenizer",
 }
 
 

@@ -15,7 +15,7 @@ from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
 from attn_core.positions import LearnedEncoding, SegmentEncoding
 
-__all__ = ["BERT", "MaskedTokenHead", "from_safetensors"]
+__all__ = ["BERT", "MaskedTokenHead"]
 
 
 class MaskedTokenHead(nn.Module):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput
-from attn_core.checks import check_share, check_sizes
+from attn_core.checks import check_batch, check_sequence, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
 
@@ -69,8 +69,8 @@ class FeedForward(nn.Module):
 
     Raises:
         ValueError: if a size is not positive, ``activation`` is none of the three, or ``dropout``
-            is not in [0, 1).
-        TypeError: if a size is not an integer.
+            is not in [0, 1), or ``x`` has another width.
+        TypeError: if a size is not an integer, or ``x`` not floating point.
 
     Source: Vaswani et al. (2017), section 3.3; Shazeer (2020) for the gate.
 
@@ -105,7 +105,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give ``(..., dim)`` for ``x`` ``(..., dim)``."""
+        """Give ``(..., L, dim)`` for ``x`` ``(..., L, dim)``."""
+        check_sequence("x", x, self.inner.in_features)
         hidden = self.inner(x)
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
@@ -229,6 +230,9 @@ class Block(nn.Module):
                 f"memory is {'missing' if memory is None else 'given'}, but this block has "
                 f"{'cross-attention' if memory is None else 'no cross-attention'}"
             )
+        check_batch("x", x, self.attention.query_proj.weight)
+        if memory is not None:
+            check_batch("memory", memory, self.attention.query_proj.weight)
         query = self._before(x, self.attention_norm)
         tokens = None if cache is None else cache.tokens
         attended, weights = _attend(

@@ -130,7 +130,8 @@ class GPT(nn.Module):
         Raises:
             ValueError: if there is nothing to predict.
         """
-        if isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] < 2:
+        check_tokens("ids", ids, self.embedding.num_embeddings)
+        if ids.shape[1] < 2:
             raise ValueError(f"ids must hold two tokens or more per row, got {tuple(ids.shape)}")
         logits = self(ids[:, :-1]).flatten(0, 1)
         return F.cross_entropy(

@@ -3,7 +3,7 @@
 import json
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
 from attn_core.models.weights import load_weights, read_ctranslate2
 from attn_core.positions import LearnedEncoding
 
-__all__ = ["Rules", "Tokenizer", "Whisper", "from_ctranslate2"]
+__all__ = ["Rules", "Whisper"]
 
 
 class Rules(NamedTuple):
@@ -33,23 +33,6 @@ class Rules(NamedTuple):
     end: int = 50256
     never: tuple[int, ...] = ()
     not_first: tuple[int, ...] = ()
-
-
-class Tokenizer(Protocol):
-    """What turns numbers into text; ``attn_core.data.pretrained.whisper_tokenizer()`` gives one.
-
-    Source: the library tokenizers, whose ``Tokenizer`` is one.
-
-    Example:
-        >>> class Letters:
-        ...     def decode(self, ids):
-        ...         return "".join(map(chr, ids))
-        >>> Letters().decode([104, 105])
-        'hi'
-    """
-
-    def decode(self, ids: list[int], /) -> str:
-        """Give the text of these token numbers."""
 
 
 class Whisper(nn.Module):
@@ -208,22 +191,26 @@ class Whisper(nn.Module):
             tokens.append(new)
         return torch.cat(tokens, dim=1)
 
-    def transcribe(self, audio: Tensor, tokenizer: Tokenizer) -> str:
+    def transcribe(self, audio: Tensor, tokenizer: Any) -> str:
         """Write down what is said, as text.
 
         Args:
             audio: samples between −1 and 1, ``(samples,)``, 16,000 a second, at most 30 seconds.
-            tokenizer: turns numbers into text.
+            tokenizer: has a method ``decode`` that turns a list of numbers into text:
+                :func:`attn_core.data.pretrained.whisper_tokenizer` gives one.
 
         Returns:
             The text.
 
         Raises:
             ValueError: if ``audio`` is not one-dimensional, or longer than 30 seconds.
+            TypeError: if ``audio`` is not floating point, or ``tokenizer`` decodes nothing.
         """
-        if not isinstance(audio, Tensor) or audio.ndim != 1:
-            seen = tuple(audio.shape) if isinstance(audio, Tensor) else type(audio).__name__
-            raise ValueError(f"audio must be one sound (samples,), got {seen}")
+        check_floating_point("audio", audio)
+        if audio.ndim != 1:
+            raise ValueError(f"audio must be one sound (samples,), got {tuple(audio.shape)}")
+        if not callable(getattr(tokenizer, "decode", None)):
+            raise TypeError(f"tokenizer must have a method decode(ids), got {tokenizer!r}")
         spectrogram = log_mel(audio, bands=self.conv1.in_channels)
         tokens = self.generate(spectrogram[None].to(self.conv1.weight.dtype))[0]
         return tokenizer.decode(tokens[tokens != self.rules.end].tolist()).strip()

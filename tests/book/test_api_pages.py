@@ -22,6 +22,18 @@ MODULES = [
     "reference",
     "plot",
     "interpret",
+    "models.bert",
+    "models.block",
+    "models.copying",
+    "models.gpt",
+    "models.graph",
+    "models.hierarchical",
+    "models.pointer",
+    "models.spectrogram",
+    "models.transformer",
+    "models.vit",
+    "models.weights",
+    "models.whisper",
 ]
 
 
