@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import attn_core
-from attn_core import kernels, masks, normalizers, positions, reference, scores
+from attn_core import kernels, masks, modules, normalizers, positions, reference, scores
 from attn_core.models import copying
 from attn_core.models.graph import GraphAttention
 
@@ -222,6 +222,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "AttentionGradients",
         "DeltaGradients",
         "LinearGradients",
+        "multi_head_decoding",
     }
     learned = {
         "bilinear": scores.Bilinear,
@@ -235,11 +236,17 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "transformer_xl": positions.TransformerXLBias,
         "graph_attention": GraphAttention,
         "graph_attention_v2": GraphAttention,
+        "hard_attention": modules.HardAttention,
+        "hierarchical": modules.HierarchicalAttention,
+        "local_m": modules.LocalMonotonic,
+        "local_p": modules.LocalPredictive,
+        "multi_head": modules.MultiHeadAttention,
+        "multi_head_latent": modules.MultiHeadLatentAttention,
     }
     for name in set(reference.__all__) - own:
         if name.endswith("_backward"):
             continue
-        homes = [attn_core, scores, normalizers, masks, positions, kernels, copying]
+        homes = [attn_core, scores, normalizers, masks, positions, kernels, modules, copying]
         assert name in learned or any(hasattr(home, name) for home in homes), name
 
 

@@ -21,6 +21,7 @@ from attn_core.reference.attend import (
     attention,
     attention_backward,
 )
+from attn_core.reference.buckets import lsh, lsh_backward
 from attn_core.reference.delta import (
     DeltaGradients,
     delta_rule,
@@ -32,7 +33,16 @@ from attn_core.reference.graph import (
     graph_attention_v2,
     graph_attention_v2_backward,
 )
+from attn_core.reference.hierarchy import (
+    hierarchical,
+    hierarchical_backward,
+)
 from attn_core.reference.interpret import alignment_error_rate, distance, entropy, rollout
+from attn_core.reference.landmarks import nystrom, nystrom_backward
+from attn_core.reference.latent_heads import (
+    multi_head_latent,
+    multi_head_latent_backward,
+)
 from attn_core.reference.learned_scores import (
     additive,
     additive_backward,
@@ -48,7 +58,18 @@ from attn_core.reference.linear import (
     linear_attention,
     linear_attention_backward,
 )
+from attn_core.reference.local_windows import (
+    local_m,
+    local_m_backward,
+    local_p,
+    local_p_backward,
+)
 from attn_core.reference.loops import attention_loops
+from attn_core.reference.many_heads import (
+    multi_head,
+    multi_head_backward,
+    multi_head_decoding,
+)
 from attn_core.reference.masks import (
     block_sparse,
     causal,
@@ -112,7 +133,22 @@ from attn_core.reference.positions_transformer_xl import (
     transformer_xl,
     transformer_xl_backward,
 )
+from attn_core.reference.projected import LinformerGradients, linformer, linformer_backward
+from attn_core.reference.random_features import (
+    favor,
+    favor_backward,
+    orthogonal_projection,
+    positive_features,
+    positive_features_backward,
+)
 from attn_core.reference.recurrence import RecurrentOutput
+from attn_core.reference.sampling import (
+    HardAttentionOutput,
+    hard_attention,
+    hard_attention_backward,
+    reinforce_loss,
+    reinforce_loss_backward,
+)
 from attn_core.reference.scores import (
     cosine,
     cosine_backward,
@@ -138,8 +174,10 @@ __all__ = [
     "AttentionGradients",
     "AttentionOutput",
     "DeltaGradients",
+    "HardAttentionOutput",
     "LinearGradients",
     "LinearScaling",
+    "LinformerGradients",
     "NTKScaling",
     "RecurrentOutput",
     "Scaling",
@@ -179,6 +217,8 @@ __all__ = [
     "entmax_bisect",
     "entmax_bisect_backward",
     "entropy",
+    "favor",
+    "favor_backward",
     "gaussian",
     "gaussian_backward",
     "global_tokens",
@@ -189,14 +229,38 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_softmax_backward",
     "hard",
+    "hard_attention",
+    "hard_attention_backward",
     "hard_backward",
+    "hierarchical",
+    "hierarchical_backward",
     "linear_attention",
     "linear_attention_backward",
+    "linformer",
+    "linformer_backward",
+    "local_m",
+    "local_m_backward",
+    "local_p",
+    "local_p_backward",
     "location",
     "location_backward",
+    "lsh",
+    "lsh_backward",
+    "multi_head",
+    "multi_head_backward",
+    "multi_head_decoding",
+    "multi_head_latent",
+    "multi_head_latent_backward",
+    "nystrom",
+    "nystrom_backward",
+    "orthogonal_projection",
     "padding",
     "pointer_mixture",
     "pointer_mixture_backward",
+    "positive_features",
+    "positive_features_backward",
+    "reinforce_loss",
+    "reinforce_loss_backward",
     "restarting",
     "rollout",
     "rotary",
