@@ -5,9 +5,8 @@ from typing import Literal, NamedTuple, overload
 
 from torch import Tensor
 
-from attn_core import kernels
 from attn_core.arguments import check_arguments
-from attn_core.kernels import explicit
+from attn_core.kernels import choosing, explicit
 from attn_core.masks import Mask
 from attn_core.positions import Bias
 
@@ -180,7 +179,7 @@ def attention(
         dropout_p=dropout_p,
         q_offset=q_offset,
     )
-    output, weights = kernels.run(arguments)
+    output, weights = choosing.run(arguments)
     if return_weights and weights is None:
         # The kernel that gave the output keeps no weights: compute them beside it, so that asking
         # for them leaves the output as it is, bit for bit.

@@ -14,6 +14,11 @@ def refusal(arguments: Arguments) -> str | None:
     return None
 
 
+def reluctance(arguments: Arguments) -> None:
+    """Say why another kernel is better: none is left when this one is asked."""
+    return None
+
+
 def run(arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Compute output ``(..., Hq, L, Dv)`` and weights ``(..., Hq, L, S)``, before dropout."""
     table = arguments.table()

@@ -25,9 +25,14 @@ def refusal(arguments: Arguments) -> str | None:
     return None
 
 
+def reluctance(arguments: Arguments) -> str | None:
+    """Say why another kernel is better, though this one can do the job, or None if none is."""
+    return None
+
+
 def run(arguments: Arguments) -> tuple[Tensor, None]:
     """Compute output ``(..., Hq, L, Dv)``; this kernel has no weights to give."""
-    # With ``is_causal`` the CPU's kernel multiplies −inf by the scale: NaN where it is not positive.
+    # With ``is_causal`` the kernel multiplies −inf by the scale: NaN if that is not positive.
     is_causal = (
         arguments.is_causal_from_first_key and arguments.bias is None and arguments.scale > 0
     )

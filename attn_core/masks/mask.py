@@ -1,13 +1,16 @@
 """A mask: a predicate on positions, and what follows from it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_q_offset, check_sizes
 from attn_core.masks.picture import mask_picture
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class Indices(NamedTuple):
@@ -222,6 +225,60 @@ class Mask:
             raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
         pairs = (row.shape[-2], key.shape[-1])
         return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
+
+    def block_mask(
+        self,
+        q_len: int,
+        k_len: int,
+        q_offset: int | Tensor | None = None,
+        *,
+        batch: int | None = None,
+        heads: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> "BlockMask":
+        """Give FlexAttention the same mask: which blocks it can leave out, and the predicate.
+
+        Args:
+            q_len: number of queries, L.
+            k_len: number of keys, S.
+            q_offset: position of query 0 among the keys, as in :meth:`dense`.
+            batch: number of batch entries; by default as many as the mask tells apart.
+            heads: number of query heads; by default as many as the mask tells apart.
+            device: where to build it; by default where the mask's own tensors are.
+
+        Returns:
+            A block mask for :func:`torch.nn.attention.flex_attention.flex_attention`.
+
+        Raises:
+            ValueError: as :meth:`dense`, or if ``batch`` or ``heads`` is not what the mask has.
+            TypeError: if ``q_offset`` is no integer.
+
+        Source: Dong et al. (2024), section 3.2.
+
+        Example:
+            >>> from attn_core import masks
+            >>> block_mask = masks.window(100, 0).block_mask(1024, 1024)
+            >>> block_mask.shape, block_mask.sparsity()
+            ((1, 1, 1024, 1024), 76.5625)
+        """
+        from torch.nn.attention.flex_attention import create_block_mask  # it takes a second
+
+        device = torch.device(device if device is not None else self.device or "cpu")
+        self.check_fit(q_len, k_len, q_offset, device)
+        offset: int | Tensor = 0 if q_offset is None else q_offset
+        offsets = offset.to(device) if isinstance(offset, Tensor) else None
+        entries = self.batch or (len(offsets) if offsets is not None else None)
+        for what, asked, known in (("batch", batch, entries), ("heads", heads, self.heads)):
+            if None not in (asked, known) and asked != known:
+                raise ValueError(f"{what} is {known} in mask {self.name}, got {asked}")
+
+        def mask_mod(entry: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
+            position = row + (offset if offsets is None else offsets[entry])
+            return self.predicate(Indices(entry, head, row, position, key))
+
+        return create_block_mask(
+            mask_mod, batch or entries, heads or self.heads, q_len, k_len, device=str(device)
+        )
 
     def check_fit(
         self,

@@ -1,0 +1,217 @@
+"""A window in blocks: attention whose cost grows with the length, not with its square.
+
+The queries are cut into blocks. Those of a block, with the positions p to p + size − 1, look no
+further than the keys p − left to p + size − 1 + right, which stand in a row: the spans of
+neighbouring blocks overlap, so they are views of the keys and not copies. Blocks become batch
+entries of one dense call, and another kernel computes that::
+
+    queries   |  block 0  |  block 1  |  block 2  |
+    keys  |    span 0     |
+                      |    span 1     |
+                                  |    span 2     |
+
+The blocks at both ends, whose span reaches beyond the keys, are a call each. Where the first tokens
+are an exception to the window, their queries are a call with all keys, and their keys stand before
+every span.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attn_core import normalizers
+from attn_core.arguments import Arguments, Normalizer
+from attn_core.kernels import explicit, sdpa
+from attn_core.kernels.spans import Cut, Spans, one_span
+from attn_core.masks import Mask
+from attn_core.positions.bias import Bias
+
+# What these do to a row of scores depends on its own numbers only, and −inf changes nothing.
+_ROW_BY_ROW = (
+    normalizers.softmax,
+    normalizers.softmax_with_sink,
+    normalizers.sparsemax,
+    normalizers.entmax,
+    normalizers.entmax15,
+    normalizers.entmax_bisect,
+    normalizers.sigmoid,
+    normalizers.hard,
+    normalizers.gumbel_softmax,
+)
+
+
+class Piece(NamedTuple):
+    """Some queries, in blocks, and for each block the keys that it may attend.
+
+    Attributes:
+        queries: the blocks.
+        keys: their spans, as many.
+    """
+
+    queries: Spans
+    keys: Spans
+
+    def rows_and_keys(self, device: torch.device, *, alike: bool) -> tuple[Tensor, Tensor]:
+        """Which queries ``(blocks, rows, 1)`` and which keys ``(blocks, 1, keys)`` meet.
+
+        If the blocks are alike, and they are unless the first keys stand before each span, the
+        first one will do.
+        """
+        queries, keys = self
+        if alike and not keys.first:
+            queries, keys = queries._replace(number=1), keys._replace(number=1)
+        return queries.positions(device)[..., None], keys.positions(device)[:, None]
+
+
+def refusal(arguments: Arguments) -> str | None:
+    """Say why this kernel cannot do the job, or None if it can."""
+    mask, bias = arguments.mask, arguments.bias
+    if mask is None:
+        return "there is no mask, so every query looks at every key"
+    if not isinstance(mask, Mask):
+        return "mask is not from attn_core.masks, so that it is not known how far it reaches"
+    if mask.reach.left is None or mask.reach.right is None:
+        return f"mask {mask.name} does not end on both sides of the query"
+    if isinstance(arguments.q_offset, Tensor):
+        return "q_offset differs between batch entries"
+    if arguments.score is not None:
+        return "score is not the dot product"
+    if not _is_row_by_row(arguments.normalizer):
+        return "normalizer may depend on more than one row of scores"
+    if isinstance(bias, Tensor) and 1 not in bias.shape[-2:]:
+        return "bias is a tensor with a number for every pair"
+    if 0 in (*arguments.leading, arguments.q_len):
+        return "there are no queries"
+    return None
+
+
+def reluctance(arguments: Arguments) -> str | None:
+    """Say why another kernel is faster, though this one can do the job, or None if it is not."""
+    assert isinstance(arguments.mask, Mask)
+    left, right, first = arguments.mask.reach
+    assert left is not None
+    assert right is not None
+    widest = left + right + 1 + first
+    if 4 * widest > arguments.k_len or arguments.k_len < 512:
+        return f"{arguments.k_len} keys are few for a window of {widest}"
+    return None
+
+
+def run(arguments: Arguments) -> tuple[Tensor, None]:
+    """Compute output ``(..., Hq, L, Dv)``; the weights stay in blocks and are not kept."""
+    leading, heads = arguments.leading, arguments.query.shape[-3]
+    todo = [(piece, _table(arguments, piece)) for piece in pieces(arguments)]
+    spans = tuple(zip(*(piece for piece, _ in todo), strict=True))
+    query, key, value = (
+        Cut.apply(x.expand(*leading, *x.shape[-3:]).reshape(-1, *x.shape[-3:]), spans[of_what])
+        for x, of_what in ((arguments.query, 0), (arguments.key, 1), (arguments.value, 1))
+    )
+    outputs = []
+    entries = product(*map(range, leading))
+    for number, (entry, (piece, table)) in enumerate(product(entries, todo)):
+        blocks = replace(
+            arguments,
+            query=query[number],
+            key=key[number],
+            value=value[number],
+            mask=_for_blocks(table[entry[-1] if len(table) > 1 else 0]),
+            q_offset=None,
+            in_use=arguments.is_all_in_use,
+        )
+        blocks = replace(blocks, bias=_bias(arguments, piece, blocks, entry))
+        kernel = explicit if sdpa.refusal(blocks) else sdpa
+        output, _ = kernel.run(blocks)  # (blocks, heads, rows, Dv)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    joined = torch.cat(outputs).reshape(*leading, arguments.q_len, heads, value[0].shape[-1])
+    return joined.transpose(-3, -2), None
+
+
+def pieces(arguments: Arguments) -> list[Piece]:
+    """Cut queries and keys: the first tokens, then the blocks at the start, inside, at the end."""
+    assert isinstance(arguments.mask, Mask)
+    assert not isinstance(arguments.q_offset, Tensor)
+    left, right, first = arguments.mask.reach
+    assert left is not None
+    assert right is not None
+    offset, q_len, k_len = arguments.q_offset or 0, arguments.q_len, arguments.k_len
+    first = min(first, k_len)
+
+    def edge(row: int, stop: int) -> Piece:
+        """The queries from ``row`` to ``stop``, with those of their keys that are there."""
+        begin = min(max(row + offset - left, 0), k_len)
+        end = min(max(stop + offset + right, begin, first), k_len)
+        begin, before = (begin, first) if begin > first else (0, 0)
+        return Piece(one_span(row, stop - row), one_span(begin, end - begin, before))
+
+    # The queries before `start` may attend every key. Block i has the queries from
+    # start + i · rows on, and its span begins at key + i · rows.
+    start = min(max(first - offset, 0), q_len) if first else 0
+    rows = block_size(left, right)
+    key, keys = start + offset - left, left + rows + right
+    begin = max(0, -((key - first) // rows))
+    end = min((q_len - start) // rows, (k_len - keys - key) // rows + 1)
+    found = [Piece(one_span(0, start), one_span(0, k_len))]
+    if begin < end:
+        inside, after = start + begin * rows, start + end * rows
+        found.append(edge(start, inside))
+        blocks = Spans(inside, end - begin, rows, rows)
+        found.append(Piece(blocks, Spans(key + begin * rows, end - begin, rows, keys, first)))
+        start = after
+    found.append(edge(start, q_len))
+    return [piece for piece in found if piece.queries.length]
+
+
+def block_size(left: int, right: int) -> int:
+    """How many queries share a span: a power of two, about half as many as the keys of each."""
+    return min(max(32, 2 ** ((left + right) // 2).bit_length() // 2), 256)
+
+
+def _table(arguments: Arguments, piece: Piece) -> Tensor:
+    """Which pairs are allowed: ``(batch, heads, blocks, rows, keys)``, or 1 for what is alike."""
+    mask, device = arguments.mask, arguments.query.device
+    assert isinstance(mask, Mask)
+    row, key = piece.rows_and_keys(device, alike=mask.by_distance)
+    table = mask.pairs(row, key, arguments.q_offset)
+    return table.reshape((1,) * (5 - table.ndim) + table.shape)
+
+
+def _bias(
+    arguments: Arguments, piece: Piece, blocks: Arguments, entry: tuple[int, ...]
+) -> Tensor | None:
+    """What is added to the scores of the blocks, broadcast to ``(blocks, heads, rows, keys)``."""
+    bias, device = arguments.bias, arguments.query.device
+    if bias is None:
+        return None
+    if isinstance(bias, Bias):
+        assert not isinstance(arguments.q_offset, Tensor)
+        row, key = piece.rows_and_keys(device, alike=True)
+        distance = key - (row + (arguments.q_offset or 0))
+        return bias(
+            blocks.query, blocks.key, distance[:, None] if len(distance) > 1 else distance[0]
+        )
+    bias = bias.reshape((1,) * (len(entry) + 3 - bias.ndim) + bias.shape)
+    bias = bias[tuple(i if size > 1 else 0 for i, size in zip(entry, bias.shape, strict=False))]
+    row, key = piece.rows_and_keys(device, alike=False)
+    return _for_blocks(bias[:, row % bias.shape[-2], key % bias.shape[-1]])
+
+
+def _for_blocks(x: Tensor) -> Tensor:
+    """From ``(heads, blocks, rows, keys)`` to ``(blocks, heads, …)``, a matrix if all are alike."""
+    return x[0, 0] if x.shape[:2].numel() == 1 else x.transpose(0, 1)
+
+
+def _is_row_by_row(normalizer: Normalizer | None) -> bool:
+    """Whether it is known that it normalises each row by its own numbers."""
+    if not isinstance(normalizer, partial):
+        return normalizer is None or normalizer in _ROW_BY_ROW
+    # A tensor among the options may hold a number for each head, but not for each query.
+    options = [x for x in normalizer.keywords.values() if isinstance(x, Tensor)]
+    return (
+        normalizer.func in _ROW_BY_ROW
+        and not normalizer.args
+        and all(x.ndim <= 3 and x.shape[-2:].numel() == 1 for x in options)
+    )
