@@ -271,19 +271,10 @@ def _check_mask(arguments: Arguments) -> None:
     if mask is None:
         return
     if isinstance(mask, Mask):
-        batch, heads = arguments.leading[-1:], arguments.query.shape[-3]
-        offset = arguments.q_offset if mask.uses_positions else None
-        for what, entries in (
-            (f"mask {mask.name}", mask.batch),
-            ("q_offset", len(offset) if isinstance(offset, Tensor) else None),
-        ):
-            if entries is not None and batch != (entries,):
-                raise ValueError(
-                    f"{what} has {entries} batch entries, and so must query, key and value "
-                    f"(batch, heads, length, width), "
-                    f"{_shapes(arguments.query, arguments.key, arguments.value)}; a batch without "
-                    "heads needs a head dimension of 1: query[:, None]"
-                )
+        heads = arguments.query.shape[-3]
+        _check_entries(f"mask {mask.name}", mask.batch, arguments)
+        if mask.uses_positions:
+            _check_offset(arguments)
         if mask.heads is not None and mask.heads != heads:
             raise ValueError(f"mask {mask.name} has {mask.heads} heads, but query has {heads}")
         mask.check_fit(q_len, k_len, arguments.q_offset, arguments.query.device)
@@ -307,6 +298,7 @@ def _check_bias(arguments: Arguments) -> None:
         if bias.heads not in (None, heads):
             raise ValueError(f"bias {bias.name} has {bias.heads} heads, but query has {heads}")
         bias.check_fit(arguments.q_len, arguments.k_len, arguments.q_offset)
+        _check_offset(arguments)
         return
     if not isinstance(bias, Tensor):
         raise TypeError(
@@ -318,6 +310,21 @@ def _check_bias(arguments: Arguments) -> None:
     if bias.dtype != arguments.query.dtype:
         raise TypeError(f"bias has dtype {bias.dtype}, but query has {arguments.query.dtype}")
     _check_fits("bias", bias, arguments)
+
+
+def _check_offset(arguments: Arguments) -> None:
+    offset = arguments.q_offset
+    _check_entries("q_offset", len(offset) if isinstance(offset, Tensor) else None, arguments)
+
+
+def _check_entries(what: str, entries: int | None, arguments: Arguments) -> None:
+    if entries is not None and arguments.leading[-1:] != (entries,):
+        raise ValueError(
+            f"{what} has {entries} batch entries, and so must query, key and value "
+            f"(batch, heads, length, width), "
+            f"{_shapes(arguments.query, arguments.key, arguments.value)}; a batch without "
+            "heads needs a head dimension of 1: query[:, None]"
+        )
 
 
 def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:

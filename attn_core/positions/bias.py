@@ -116,7 +116,8 @@ def distances(
         Integers ``(L, S)``, or ``(batch, 1, L, S)`` with one offset per batch entry.
 
     Raises:
-        ValueError: if ``q_offset`` is needed and missing.
+        ValueError: if a length is negative, or ``q_offset`` is needed and missing.
+        TypeError: if a length or ``q_offset`` is no integer.
 
     Source: Shaw, Uszkoreit and Vaswani (2018), section 3.1.
 
@@ -125,7 +126,10 @@ def distances(
         tensor([[-1,  0,  1],
                 [-2, -1,  0]])
     """
-    if q_offset is None and q_len != k_len:
+    check_sizes(least=0, q_len=q_len, k_len=k_len)
+    if q_offset is not None:
+        check_q_offset(q_offset)
+    elif q_len != k_len:
         raise ValueError(f"q_offset must be given, for there are {q_len} queries for {k_len} keys")
     offset: int | Tensor = 0 if q_offset is None else q_offset
     if isinstance(offset, Tensor):

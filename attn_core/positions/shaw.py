@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.checks import (
+    check_floating_point,
     check_number,
-    check_q_offset,
     check_same_kind,
     check_sequence,
     check_sizes,
@@ -142,6 +142,7 @@ class ShawValues(nn.Module):
             TypeError: if ``weights`` has another dtype than the layer.
             ValueError: if it has another number of heads, or ``q_offset`` is needed and missing.
         """
+        check_floating_point("weights", weights)
         check_same_kind("weights", weights, "the layer", self.weight)
         if weights.ndim < 2 or self.heads not in (None, *weights.shape[-3:-2]):
             raise ValueError(
@@ -149,9 +150,13 @@ class ShawValues(nn.Module):
                 f"{tuple(weights.shape)}"
             )
         q_len, k_len = weights.shape[-2:]
-        if q_offset is not None:
-            check_q_offset(q_offset)
-        index = _index(distances(q_len, k_len, q_offset, weights.device), self.max_distance)
+        distance = distances(q_len, k_len, q_offset, weights.device)
+        if distance.ndim == 4 and weights.shape[:-3] != distance.shape[:1]:
+            raise ValueError(
+                f"q_offset has {len(distance)} entries, and so must weights (batch, heads, "
+                f"queries, keys), got weights {tuple(weights.shape)}"
+            )
+        index = _index(distance, self.max_distance)
         at_distance = weights.new_zeros(*weights.shape[:-1], 2 * self.max_distance + 1)
         at_distance = at_distance.scatter_add(-1, index.expand(weights.shape), weights)
         return at_distance @ self.weight
