@@ -3,7 +3,7 @@ PYTHON = python3
 PY = .venv/bin/python
 ENVIRONMENT = .venv/ready
 
-.PHONY: help book test serve notebooks chapter lab lint data clean
+.PHONY: help book test serve notebooks chapter lab lint data bench clean
 
 help:
 	@echo "make book        build the book into _build/html and say where to open it"
@@ -14,6 +14,7 @@ help:
 	@echo "make lab         open the chapters in JupyterLab"
 	@echo "make lint        check formatting, lint and types"
 	@echo "make data        fetch the data packages that the chapters read"
+	@echo "make bench       race this package against others; RACES=\"window alibi\" runs some of them"
 	@echo "make clean       remove what the other commands made"
 
 $(ENVIRONMENT): requirements.txt pyproject.toml
@@ -52,5 +53,14 @@ lint: $(ENVIRONMENT)
 data: $(ENVIRONMENT)
 	@$(PY) -m attn_core.data
 
+# The peers lie in a folder of their own, which nothing else sees.
+.bench/ready: benchmarks/requirements.txt $(ENVIRONMENT)
+	rm -rf .bench
+	$(PY) -m pip install --quiet --no-deps --target .bench -r benchmarks/requirements.txt
+	@touch $@
+
+bench: .bench/ready
+	PYTHONPATH=.bench $(PY) -W ignore -m benchmarks $(RACES)
+
 clean:
-	rm -rf .venv _build _vendor
+	rm -rf .venv .bench _build _vendor
