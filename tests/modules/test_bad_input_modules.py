@@ -1,4 +1,4 @@
-"""Layers and caches refuse bad input: a table of call × defect."""
+"""Caches, and multi-head attention with them, refuse bad input: a table of call × defect."""
 
 import pytest
 import torch
