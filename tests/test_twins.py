@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import attn_core
-from attn_core import kernels, masks, modules, normalizers, positions, reference, scores
+from attn_core import (
+    interpret,
+    kernels,
+    masks,
+    modules,
+    normalizers,
+    positions,
+    reference,
+    scores,
+)
 from attn_core.models import copying
 from attn_core.models.graph import GraphAttention
 
@@ -222,6 +231,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "AttentionGradients",
         "DeltaGradients",
         "LinearGradients",
+        "LinformerGradients",
         "multi_head_decoding",
     }
     learned = {
@@ -247,6 +257,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         if name.endswith("_backward"):
             continue
         homes = [attn_core, scores, normalizers, masks, positions, kernels, modules, copying]
+        homes += [interpret]
         assert name in learned or any(hasattr(home, name) for home in homes), name
 
 
