@@ -61,7 +61,7 @@ def approximation_error(
         The two errors; they print as text.
 
     Raises:
-        TypeError: as the approximation does, or if it does not return a tensor.
+        TypeError: as the approximation does, or if it is not callable or returns no tensor.
         ValueError: as the approximation does; or if it returns another shape than exact attention;
             or if the exact output is 0, so that nothing can be relative to it.
 
@@ -74,6 +74,8 @@ def approximation_error(
         >>> print(kernels.approximation_error(kernels.nystrom, x, x, x, landmarks=20))
         error 0.028, mean of the values 0.69
     """
+    if not callable(approximation):
+        raise TypeError(f"approximation must be a callable, got {approximation!r}")
     if isinstance(approximation, partial):
         options = approximation.keywords | options
         return approximation_error(approximation.func, *approximation.args, *tensors, **options)

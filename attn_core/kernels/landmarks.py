@@ -120,6 +120,8 @@ def _real_queries(query_mask: Tensor | Mask | None, given: Padded, k_len: int) -
         raise TypeError(
             f"query_mask must be a bool tensor or a mask of attn_core.masks, got {seen}"
         )
+    if isinstance(query_mask, Mask):
+        query_mask.check_fit(q_len, q_len, device=given.query.device)
     real = real_keys("query_mask", query_mask, q_len, given.query.device, _REASON)
     assert real is not None
     expected = (*leading, 1, 1, q_len)
