@@ -1,4 +1,4 @@
-"""Run the races and write their table and figure: `make bench`, or some: `make bench RACES=window`."""
+"""Run the races and write their table and figure; `make bench RACES="window alibi"` runs some."""
 
 import argparse
 import sys
