@@ -18,6 +18,7 @@ from attn_core import (
     scores,
 )
 from attn_core.models import copying
+from attn_core.models.block import Block
 from attn_core.models.graph import GraphAttention
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
@@ -229,6 +230,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "attention_loops",
         "softmax_jacobian",
         "AttentionGradients",
+        "BlockGradients",
         "DeltaGradients",
         "LinearGradients",
         "LinformerGradients",
@@ -244,9 +246,12 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "shaw_values": positions.ShawValues,
         "t5_bias": positions.T5Bias,
         "transformer_xl": positions.TransformerXLBias,
+        "gelu": torch.nn.GELU,
         "graph_attention": GraphAttention,
         "graph_attention_v2": GraphAttention,
         "hard_attention": modules.HardAttention,
+        "layer_norm": torch.nn.LayerNorm,
+        "transformer_block": Block,
         "hierarchical": modules.HierarchicalAttention,
         "local_m": modules.LocalMonotonic,
         "local_p": modules.LocalPredictive,

@@ -21,6 +21,11 @@ from attn_core.reference.attend import (
     attention,
     attention_backward,
 )
+from attn_core.reference.block import (
+    BlockGradients,
+    transformer_block,
+    transformer_block_backward,
+)
 from attn_core.reference.buckets import lsh, lsh_backward
 from attn_core.reference.delta import (
     DeltaGradients,
@@ -103,6 +108,12 @@ from attn_core.reference.pointer import (
     pointer_mixture,
     pointer_mixture_backward,
 )
+from attn_core.reference.position_wise import (
+    gelu,
+    gelu_backward,
+    layer_norm,
+    layer_norm_backward,
+)
 from attn_core.reference.positions import sinusoidal
 from attn_core.reference.positions_fixed import (
     alibi,
@@ -173,6 +184,7 @@ from attn_core.reference.sparse_normalizers import (
 __all__ = [
     "AttentionGradients",
     "AttentionOutput",
+    "BlockGradients",
     "DeltaGradients",
     "HardAttentionOutput",
     "LinearGradients",
@@ -221,6 +233,8 @@ __all__ = [
     "favor_backward",
     "gaussian",
     "gaussian_backward",
+    "gelu",
+    "gelu_backward",
     "global_tokens",
     "graph_attention",
     "graph_attention_backward",
@@ -234,6 +248,8 @@ __all__ = [
     "hard_backward",
     "hierarchical",
     "hierarchical_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "linear_attention",
     "linear_attention_backward",
     "linformer",
@@ -287,6 +303,8 @@ __all__ = [
     "t5_bias",
     "t5_bias_backward",
     "t5_bucket",
+    "transformer_block",
+    "transformer_block_backward",
     "transformer_xl",
     "transformer_xl_backward",
     "window",
