@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     """Compute output ``(..., Hq, L, Dv)``; the weights of a block go when the next one comes."""
     sink, bias = _sink(arguments.normalizer), arguments.bias
     if sink is not None and not isinstance(sink, Tensor):
-        sink = arguments.query.new_tensor(float(sink))
+        sink = arguments.query.new_tensor([float(sink)])
     parameters = [p for p in bias.parameters() if p.requires_grad] if isinstance(bias, Bias) else []
     table = bias if isinstance(bias, Tensor) else None
     inputs = (arguments.query, arguments.key, arguments.value, sink, table, *parameters)
