@@ -1,0 +1,245 @@
+"""Calling somebody's function: its layout, its mask, what it returns, and what goes wrong."""
+
+import inspect
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from attn_core.diagnosis.recipe import Case, Result
+from attn_core.reference.shapes import Array
+
+LAYOUTS = {
+    "BHLD": "batch, heads, length, width",
+    "BLHD": "batch, length, heads, width",
+    "BLD": "batch, length, width",
+    "LBD": "length, batch, width",
+    "LD": "length, width",
+    "joined": "batch, length, heads · width",
+}
+
+
+class TroubleError(Exception):
+    """The function could not be asked; the message says why, in words for its author."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a function is called.
+
+    Attributes:
+        backend: ``"torch"`` or ``"numpy"``.
+        layout: of query, key and value: a key of ``LAYOUTS``.
+        output_layout: of what it returns.
+        dtype: ``"float64"``, or ``"float32"`` where it takes no other.
+        mask_argument: the name of its mask; None if it has none.
+        mask_means: ``"allowed"``, ``"hidden"`` or ``"additive"``.
+        mask_shape: ``"BHLS"``, ``"BLS"`` or ``"LS"``.
+        causal_argument: the name of its causal flag; None if it has none.
+        always_causal: whether it is meant to be causal without being asked.
+    """
+
+    backend: str = "torch"
+    layout: str = "BHLD"
+    output_layout: str = "BHLD"
+    dtype: str = "float64"
+    mask_argument: str | None = None
+    mask_means: str = "allowed"
+    mask_shape: str = "BHLS"
+    causal_argument: str | None = None
+    always_causal: bool = False
+
+
+class Budget:
+    """Seconds that are left for somebody else's code; ours is not counted."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.left = seconds
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Raise TroubleError when the time is up, amid a call where that is possible."""
+        message = f"it takes too long: more than {self.seconds:g} seconds for small inputs"
+        if self.left <= 0:
+            raise TroubleError(message)
+        is_main = threading.current_thread() is threading.main_thread()
+        can_interrupt = is_main and hasattr(signal, "setitimer")
+
+        def stop(*_: object) -> None:
+            raise TroubleError(message)
+
+        begin = time.monotonic()
+        if can_interrupt:
+            before = signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, self.left)
+        try:
+            yield
+        finally:
+            self.left -= time.monotonic() - begin
+            if can_interrupt:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+
+
+def asked_signature(function: Callable[..., Any]) -> tuple[str | None, str | None]:
+    """The names of the arguments that take a mask and a causal flag."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C: PyTorch's own says it in its docstring
+        is_known = "attn_mask" in (getattr(function, "__doc__", None) or "")
+        return ("attn_mask", "is_causal") if is_known else (None, None)
+    further = [
+        p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)
+    ][3:]
+    causal = [p.name for p in further if p.name.lower() in ("causal", "is_causal")]
+    masks = [p.name for p in further if "mask" in p.name.lower() and p.name not in causal]
+    required = [p.name for p in further if p.default is p.empty and p.name not in causal]
+    mask = masks[0] if masks else required[0] if len(required) == 1 else None
+    return mask, causal[0] if causal else None
+
+
+class Caller:
+    """A function together with how it is called."""
+
+    def __init__(
+        self, function: Callable[..., Any], convention: Convention, budget: Budget
+    ) -> None:
+        self.function = function
+        self.convention = convention
+        self.budget = budget
+
+    def like(self, **changes: Any) -> "Caller":
+        return Caller(self.function, replace(self.convention, **changes), self.budget)
+
+    def __call__(self, case: Case) -> Result:
+        """Call it with a case.
+
+        Raises:
+            TroubleError: if it crashes, returns something else than attention does, changes its
+                inputs, or takes too long.
+        """
+        inputs = self.inputs(case)
+        returned = self.returned(inputs, case)
+        for name, given, untouched in zip(
+            ("query", "key", "value"), inputs, self.inputs(case), strict=True
+        ):
+            if not np.array_equal(np.asarray(given), np.asarray(untouched)):
+                raise TroubleError(f"it changes its input {name} in place")
+        return self._understood(returned, case)
+
+    def inputs(self, case: Case) -> list[Any]:
+        """Query, key and value as the function takes them."""
+        return [self._given(self._laid_out(x)) for x in (case.query, case.key, case.value)]
+
+    def returned(self, inputs: list[Any], case: Case) -> Any:
+        """What the function gives, as it gives it."""
+        with self.budget.running():
+            try:
+                return self.function(*inputs, **self._options(case))
+            except TroubleError:
+                raise
+            except Exception as error:
+                first_line = (str(error) or "without a message").splitlines()[0]
+                raise TroubleError(f"it raises {type(error).__name__}: {first_line}") from error
+
+    def first_of(self, returned: Any) -> Any:
+        """The output among what a function returned."""
+        if isinstance(returned, dict):
+            returned = tuple(returned.values())
+        return returned[0] if isinstance(returned, tuple | list) and returned else returned
+
+    def _laid_out(self, x: Array) -> Array:
+        batch, _, length, _ = x.shape
+        turned = {
+            "BHLD": lambda: x,
+            "BLHD": lambda: x.swapaxes(1, 2),
+            "BLD": lambda: x[:, 0],
+            "LBD": lambda: x[:, 0].swapaxes(0, 1),
+            "LD": lambda: x[0, 0],
+            "joined": lambda: x.swapaxes(1, 2).reshape(batch, length, -1),
+        }
+        return np.ascontiguousarray(turned[self.convention.layout]())
+
+    def _given(self, x: Array) -> Any:
+        x = x.copy() if x.dtype == bool else x.astype(self.convention.dtype, copy=True)
+        if self.convention.backend == "numpy":
+            return x
+        import torch
+
+        return torch.from_numpy(x)
+
+    def _options(self, case: Case) -> dict[str, Any]:
+        how, options = self.convention, {}
+        if how.causal_argument and case.causal:
+            options[how.causal_argument] = True
+        if how.mask_argument and case.mask is not None:
+            mask = {"BHLS": case.mask, "BLS": case.mask[:, 0], "LS": case.mask[0, 0]}[
+                how.mask_shape
+            ]
+            if how.mask_means == "hidden":
+                mask = ~mask
+            if how.mask_means == "additive":
+                mask = np.where(mask, 0.0, -np.inf)
+            options[how.mask_argument] = self._given(np.ascontiguousarray(mask))
+        return options
+
+    def _understood(self, returned: Any, case: Case) -> Result:
+        """Output and weights, in the dimensions of the case."""
+        parts = list(returned.values()) if isinstance(returned, dict) else returned
+        parts = list(parts) if isinstance(parts, tuple | list) else [parts]
+        arrays = [array for array in map(_array, parts) if array is not None]
+        if not arrays:
+            raise TroubleError(f"it returns {type(returned).__name__}, and no array")
+        output = self._canonical(arrays[0], case)
+        if output is None:
+            expected = self._laid_out(np.empty((*case.query.shape[:-1], case.value.shape[-1])))
+            query, key, value = (
+                self._laid_out(x).shape for x in (case.query, case.key, case.value)
+            )
+            raise TroubleError(
+                f"it returns the shape {arrays[0].shape} where {expected.shape} is expected, for "
+                f"query {query}, key {key} and value {value}"
+            )
+        shape = (*case.query.shape[:-1], case.lengths[1])
+        weights = [x.reshape(shape).astype(float) for x in arrays[1:] if x.size == np.prod(shape)]
+        return Result(output, weights[0] if weights else None)
+
+    def _canonical(self, x: Array, case: Case) -> Array | None:
+        """As ``(B, H, L, width)``; the width may be a value's, a key's, or the number of keys."""
+        batch, heads, length, _ = case.query.shape
+        layout = self.convention.output_layout
+        x = x.astype(float)
+        for width in (case.value.shape[-1], case.key.shape[-1], case.lengths[1]):
+            full = {
+                "BHLD": (batch, heads, length, width),
+                "BLHD": (batch, length, heads, width),
+                "BLD": (batch, length, width),
+                "LBD": (length, batch, width),
+                "LD": (length, width),
+                "joined": (batch, length, heads * width),
+            }[layout]
+            if x.shape != full:
+                continue
+            if layout == "LBD":
+                x = x.swapaxes(0, 1)
+            if layout in ("BLHD", "joined"):
+                return x.reshape(batch, length, heads, width).swapaxes(1, 2)
+            return x.reshape(batch, heads, length, width)
+        return None
+
+
+def _array(x: Any) -> Array | None:
+    """What a function returned, as an array of numbers; None if it is nothing of the kind."""
+    if type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = (x.double() if x.is_floating_point() else x).numpy()
+    if not hasattr(x, "__array__"):
+        return None
+    array: Array = np.asarray(x)
+    return array if array.dtype.kind in "fiub" else None

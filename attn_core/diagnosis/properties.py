@@ -1,0 +1,154 @@
+"""Properties of attention: what is left to say of a function where no mistake explains it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from attn_core.diagnosis.calling import Caller, TroubleError
+from attn_core.diagnosis.recipe import Case
+from attn_core.diagnosis.search import distance, small_cases
+from attn_core.reference.shapes import Array
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A property of attention that a function has not, with the smallest example found.
+
+    Attributes:
+        says: what is not so.
+        example: the inputs, and what the function gave.
+    """
+
+    says: str
+    example: str
+
+
+Check = Callable[[Caller, Case], str | None]
+
+
+def broken_properties(caller: Caller, like: Case) -> tuple[Broken, ...]:
+    """Check every property on small inputs first, then on a random case."""
+    found = []
+    for says, check in PROPERTIES.items():
+        for case in [*small_cases(like), like]:
+            try:
+                example = check(caller, case)
+            except TroubleError:
+                continue
+            if example is not None:
+                found.append(Broken(says, example))
+                break
+    return tuple(found)
+
+
+def _sums_to_one(caller: Caller, case: Case) -> str | None:
+    if case.mask is not None:
+        return None
+    ones = replace(case, value=np.ones_like(case.value))
+    output = caller(ones).output
+    if np.abs(output - 1).max() <= 1e-3:
+        return None
+    return f"every value is 1, and the output is {_short(output)}"
+
+
+def _within_values(caller: Caller, case: Case) -> str | None:
+    if case.mask is not None:
+        return None
+    output = caller(case).output
+    if output.shape[-1] != case.value.shape[-1]:
+        return None
+    low, high = case.value.min(-2, keepdims=True), case.value.max(-2, keepdims=True)
+    if ((output >= low - 1e-3) & (output <= high + 1e-3)).all():
+        return None
+    return f"values {_short(case.value)} give {_short(output)}"
+
+
+def _keys_in_any_order(caller: Caller, case: Case) -> str | None:
+    turned = replace(case, key=case.key[..., ::-1, :], value=case.value[..., ::-1, :])
+    if case.mask is not None:
+        turned = replace(turned, mask=case.mask[..., ::-1])
+    if case.causal:
+        return None
+    return _unequal(caller, case, turned, "keys and values turned round together")
+
+
+def _queries_alone(caller: Caller, case: Case) -> str | None:
+    if case.lengths[0] < 2:
+        return None
+    changed = case.query.copy()
+    changed[..., 0, :] += 1
+    before, after = caller(case).output, caller(replace(case, query=changed)).output
+    if distance(after[..., 1:, :], before[..., 1:, :]) <= 1e-3:
+        return None
+    return (
+        f"query {_short(case.query)} with its first row changed: the other rows of the output go "
+        f"from {_short(before[..., 1:, :])} to {_short(after[..., 1:, :])}"
+    )
+
+
+def _shift_of_keys(caller: Caller, case: Case) -> str | None:
+    shifted = replace(case, key=case.key + 1.0)
+    return _unequal(caller, case, shifted, "1 added to every number of every key")
+
+
+def _batch_apart(caller: Caller, case: Case) -> str | None:
+    if len(case.query) < 2:
+        return None
+    changed = {name: getattr(case, name).copy() for name in ("query", "key", "value")}
+    for x in changed.values():
+        x[0] += 1
+    before, after = caller(case).output, caller(replace(case, **changed)).output
+    if distance(after[1:], before[1:]) <= 1e-3:
+        return None
+    return "the first batch entry changed: the others change too"
+
+
+def _linear_in_values(caller: Caller, case: Case) -> str | None:
+    once, twice = caller(case).output, caller(replace(case, value=2 * case.value)).output
+    if distance(twice, 2 * once) <= 1e-3:
+        return None
+    return f"values doubled: the output goes from {_short(once)} to {_short(twice)}"
+
+
+def _reads(name: str) -> Check:
+    def check(caller: Caller, case: Case) -> str | None:
+        if case.lengths[1] < 3 or case.mask is not None:
+            return None
+        random = np.random.default_rng(5)
+        other = replace(case, **{name: random.normal(size=getattr(case, name).shape)})
+        if distance(caller(other).output, caller(case).output) > 1e-9:
+            return None
+        return f"another {name}, and the output stays {_short(caller(case).output)}"
+
+    return check
+
+
+PROPERTIES: dict[str, Check] = {
+    "the weights of a query do not sum to 1": _sums_to_one,
+    "an output lies outside the values that it should be a mean of": _within_values,
+    "the order of keys and values matters": _keys_in_any_order,
+    "a query changes the output of another query": _queries_alone,
+    "adding the same vector to all keys changes the output": _shift_of_keys,
+    "batch entries influence each other": _batch_apart,
+    "the output is not linear in the values": _linear_in_values,
+    "the query does not matter": _reads("query"),
+    "the key does not matter": _reads("key"),
+    "the value does not matter": _reads("value"),
+}
+
+
+def _unequal(caller: Caller, case: Case, other: Case, change: str) -> str | None:
+    before, after = caller(case).output, caller(other).output
+    if distance(after, before) <= 1e-3:
+        return None
+    return (
+        f"query {_short(case.query)}, key {_short(case.key)}, value {_short(case.value)} give "
+        f"{_short(before)}, and with {change} {_short(after)}"
+    )
+
+
+def _short(x: Array) -> str:
+    while x.ndim > 2 and len(x) == 1:
+        x = x[0]
+    return str((np.round(x.astype(float), 3) + 0.0).tolist())
