@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attn_core import (
         data,
+        diagnosis,
         interpret,
         kernels,
         masks,
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
         positions,
         reference,
         scores,
+        testing,
         training,
     )
     from attn_core.attend import AttentionOutput, attention
+    from attn_core.diagnosis import diagnose
 
 __version__ = "0.1.0"
 
@@ -29,6 +32,8 @@ __all__ = [
     "AttentionOutput",
     "attention",
     "data",
+    "diagnose",
+    "diagnosis",
     "interpret",
     "kernels",
     "masks",
@@ -39,6 +44,7 @@ __all__ = [
     "positions",
     "reference",
     "scores",
+    "testing",
     "training",
 ]
 
@@ -46,6 +52,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("attention", "AttentionOutput"):
         return getattr(import_module("attn_core.attend"), name)
+    if name == "diagnose":
+        return import_module("attn_core.diagnosis").diagnose
     if name in __all__:
         return import_module(f"attn_core.{name}")
     raise AttributeError(f"module 'attn_core' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """What is wrong with somebody's attention: :func:`diagnose`, and the catalogue of mistakes."""
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -129,10 +128,10 @@ def _generator(
     import torch
 
     from attn_core.diagnosis.generators import diagnose_generator, steps_of
-    from attn_core.diagnosis.runner import guessed_inputs
+    from attn_core.diagnosis.runner import guessed_inputs, own_copy
 
     if isinstance(function, torch.nn.Module):
-        function = copy.deepcopy(function).eval()
+        function = own_copy(function).eval()
     sequence = guessed_inputs(function)[0] if inputs is None else inputs
     first = sequence[0] if isinstance(sequence, tuple) else sequence
     chosen = step if step is not None else steps_of(function)

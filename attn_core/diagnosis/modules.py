@@ -1,7 +1,5 @@
 """Diagnosing a module: what can be judged from outside, without knowing its parameters."""
 
-import copy
-
 from torch import Tensor, nn
 
 from attn_core.diagnosis.calling import Budget, TroubleError
@@ -10,7 +8,7 @@ from attn_core.diagnosis.mistakes import NAMED
 from attn_core.diagnosis.module_checks import findings, notes, unused_parameters
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.report import Report
-from attn_core.diagnosis.runner import Runner, runner_of
+from attn_core.diagnosis.runner import Runner, own_copy, runner_of
 
 _HEADS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "h")
 
@@ -26,7 +24,8 @@ def diagnose_module(
 ) -> Report:
     """Judge a module from outside."""
     name, budget = type(module).__name__, Budget(seconds)
-    module = copy.deepcopy(module).eval()
+    was_training = module.training
+    module = own_copy(module).eval()
     try:
         runner, is_double = runner_of(module, inputs, budget)
         unused = unused_parameters(runner)
@@ -39,6 +38,8 @@ def diagnose_module(
         remarks = notes(runner)
     except TroubleError as error:
         return Report(name, trouble=str(error), is_module=True)
+    finally:
+        module.train(was_training)  # where it could not be copied
     return Report(
         name,
         mistakes=tuple(mistake for mistake, _ in found),

@@ -4,7 +4,8 @@ from html import escape
 
 import numpy as np
 
-from attn_core.diagnosis.mistakes import recipe_of
+from attn_core.diagnosis.mistake import Mistake
+from attn_core.diagnosis.mistakes import MISTAKES, recipe_of
 from attn_core.diagnosis.recipe import Case, DoesNotApplyError, attend
 from attn_core.diagnosis.report import Report
 from attn_core.reference.shapes import Array
@@ -17,28 +18,39 @@ _BELOW_ZERO = (0, 114, 178)
 def report_as_html(report: Report) -> str:
     """The text of a report and, where mistakes have names, a picture of what they do."""
     text = f"<pre>{escape(str(report))}</pre>"
-    if not report.mistakes or report.is_module:
-        return text
-    pictures = weights_before_and_after(report)
-    return text if pictures is None else f"{text}\n{pictures}"
+    picture = None if report.is_module else weights_picture(report.mistakes)
+    return text if picture is None else f"{text}\n{picture}"
 
 
-def weights_before_and_after(report: Report) -> str | None:
-    """Two tables of weights as inline SVG: the right ones, and those of the mistakes."""
-    pair = example_weights(tuple(m for m in report.mistakes if m.knob not in ("edge", "module")))
+def catalogue_entry(mistake: Mistake) -> str:
+    """A mistake as Markdown: what is wrong, the formula, how it shows, where it was seen."""
+    return (
+        f"**{mistake.name}**: {mistake.says}.\n\n"
+        f"$${mistake.formula}$$\n\n"
+        f"How it shows: {mistake.shows}. Where it was seen: {mistake.seen}."
+    )
+
+
+def weights_picture(mistakes: tuple[Mistake, ...]) -> str | None:
+    """Two tables of weights as inline SVG: the right ones, and those with the mistakes.
+
+    None if no mistake changes the weights, or none is computed.
+    """
+    computed = tuple(one for one in mistakes if one in MISTAKES)
+    pair = example_weights(computed) if computed else None
     if pair is None:
         return None
     right, wrong = pair
-    wrong_name = "with the mistake" if len(report.mistakes) == 1 else "with the mistakes"
+    wrong_name = "with the mistake" if len(mistakes) == 1 else "with the mistakes"
     rows, columns = right.shape
-    width, height = 2 * (columns * _CELL + _GAP) + 20, rows * _CELL + 62
+    width, height = 2 * (columns * _CELL + _GAP) + 20, rows * _CELL + 42
     panels = [
         _panel(table, title, 24 + number * (columns * _CELL + _GAP))
         for number, (table, title) in enumerate(((right, "right"), (wrong, wrong_name)))
     ]
     description = (
-        f"Weights of {rows} queries over {columns} keys, right and {wrong_name}. Row sums: "
-        f"right {_sums(right)}, {wrong_name} {_sums(wrong)}"
+        f"Weights of {rows} queries over {columns} keys. Sums of the rows: right {_sums(right)}, "
+        f"{wrong_name} {_sums(wrong)}"
     )
     return (
         f'<figure style="margin:0;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
@@ -48,10 +60,10 @@ def weights_before_and_after(report: Report) -> str | None:
     )
 
 
-def example_weights(mistakes: tuple) -> tuple[Array, Array] | None:
+def example_weights(mistakes: tuple[Mistake, ...]) -> tuple[Array, Array] | None:
     """The weights of a small example ``(L, S)``, right and with the mistakes.
 
-    The example has a mask or is causal if a mistake is about it.
+    The example has a mask or is causal if a mistake is about it. None if they are the same.
     """
     random = np.random.default_rng(3)
     for k_len in (6, 5):
@@ -71,6 +83,8 @@ def example_weights(mistakes: tuple) -> tuple[Array, Array] | None:
         if right.weights is None or wrong.weights is None:
             return None
         if wrong.weights.shape != right.weights.shape:
+            return None
+        if np.array_equal(wrong.weights, right.weights):
             return None
         return right.weights[0, 0], wrong.weights[0, 0]
     return None
@@ -105,7 +119,7 @@ def _panel(table: Array, title: str, left: int) -> str:
 def _colour(weight: float, largest: float) -> str:
     if not np.isfinite(weight):
         return "#888888"
-    share = min(abs(weight) / largest, 1.0)
+    share = round(32 * min(abs(weight) / largest, 1.0)) / 32  # the same on every machine
     end = _DARKEST if weight >= 0 else _BELOW_ZERO
     return "#" + "".join(f"{round(255 + share * (part - 255)):02x}" for part in end)
 

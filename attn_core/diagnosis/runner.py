@@ -60,7 +60,11 @@ def runner_of(
     trouble: str | None = None
     for dtype in (torch.float64, torch.float32):
         for given in tried:
-            one = copy.deepcopy(module).to(dtype)
+            one = own_copy(module)
+            if one is not module:
+                one = one.to(dtype)
+            elif any(p.dtype != dtype for p in module.parameters()):
+                continue
             cast = (x.to(dtype) if x.is_floating_point() else x for x in given)
             runner = Runner(one, tuple(cast), budget)
             if "need_weights" in inspect.signature(one.forward).parameters:
@@ -72,9 +76,17 @@ def runner_of(
                 shapes = ", ".join(str(tuple(x.shape)) for x in given)
                 trouble = trouble or f"given {shapes}, {error}"
                 continue
-            return runner, dtype == torch.float64
+            return runner, dtype == torch.float64 or one is module
     hint = "" if inputs is not None else " (say inputs= if it takes others)"
     raise TroubleError(f"{trouble}{hint}")
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """A copy that may be changed; the module itself if it cannot be copied, as Keras layers."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:
+        return module
 
 
 def guessed_inputs(module: nn.Module) -> list[tuple[Tensor, ...]]:
@@ -94,8 +106,8 @@ def guessed_inputs(module: nn.Module) -> list[tuple[Tensor, ...]]:
         widths.append(first.embed_dim)
     if isinstance(first, nn.Linear):
         widths.append(first.in_features)
-    for parameter in module.parameters():
-        widths += reversed(parameter.shape[-2:])
+    for tensor in (*module.parameters(), *module.buffers()):
+        widths += reversed(tensor.shape[-2:])
     found = dict.fromkeys(x for x in [*widths, 16] if isinstance(x, int) and x > 1)
     shapes = [(_BATCH, _LENGTH, width) for width in list(found)[:6]]
     return [
