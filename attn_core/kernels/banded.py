@@ -43,6 +43,8 @@ _ROW_BY_ROW = (
     normalizers.gumbel_softmax,
 )
 
+_FEW_KEYS = 512
+
 
 class Piece(NamedTuple):
     """Some queries, in blocks, and for each block the keys that it may attend.
@@ -90,14 +92,12 @@ def refusal(arguments: Arguments) -> str | None:
 
 
 def reluctance(arguments: Arguments) -> str | None:
-    """Say why another kernel is faster, though this one can do the job, or None if it is not."""
+    """Say why another kernel is better, though this one can do the job, or None if none is."""
     assert isinstance(arguments.mask, Mask)
     left, right, first = arguments.mask.reach
-    assert left is not None
-    assert right is not None
-    widest = left + right + 1 + first
-    if 4 * widest > arguments.k_len or arguments.k_len < 512:
-        return f"{arguments.k_len} keys are few for a window of {widest}"
+    widest = first + (left or 0) + 1 + (right or 0)
+    if arguments.k_len < max(_FEW_KEYS, 2 * widest):
+        return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
 
 
@@ -166,8 +166,11 @@ def pieces(arguments: Arguments) -> list[Piece]:
 
 
 def block_size(left: int, right: int) -> int:
-    """How many queries share a span: a power of two, about half as many as the keys of each."""
-    return min(max(32, 2 ** ((left + right) // 2).bit_length() // 2), 256)
+    """How many queries share a span: a power of two, about half as many as the keys of each.
+
+    In smaller blocks the spans take more memory, in larger ones more scores are masked out.
+    """
+    return max(32, 2 ** ((left + right) // 2).bit_length() // 2)
 
 
 def _table(arguments: Arguments, piece: Piece) -> Tensor:
