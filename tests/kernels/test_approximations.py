@@ -65,6 +65,7 @@ def lsh(query, key, value, **options):
 
 ALL = [favor, linformer, nystrom, nystrom_exact_pinv, lsh]
 CAUSAL = [favor, lsh]
+FORMS = [(one, {}) for one in ALL] + [(one, {"causal": True}) for one in CAUSAL]
 
 
 def unit(x):
@@ -365,12 +366,8 @@ def test_nystrom_takes_other_padding_for_queries_than_for_keys():
     assert nystrom(query, key, value, mask=masks.padding([9, 5])).isnan().all()
 
 
-@pytest.mark.parametrize("approximation", ALL)
-@pytest.mark.parametrize("causal", [False, True])
-def test_padding_changes_nothing_for_what_is_real(approximation, causal):
-    if causal and approximation not in CAUSAL:
-        pytest.skip("has no causal form")
-    options = {"causal": True} if causal else {}
+@pytest.mark.parametrize(("approximation", "options"), FORMS)
+def test_padding_changes_nothing_for_what_is_real(approximation, options):
     inputs = tokens(9)
     padded = approximation(*inputs, mask=masks.padding([9, 5]), **options)
     alone = approximation(*(x[1:, :, :5] for x in inputs), **options)
@@ -434,12 +431,8 @@ def test_leading_dimensions_may_be_any_and_none(approximation):
     torch.testing.assert_close(matrices, approximation(query, key, value)[0, 0])
 
 
-@pytest.mark.parametrize("approximation", ALL)
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradients(approximation, causal):
-    if causal and approximation not in CAUSAL:
-        pytest.skip("has no causal form")
-    options = {"causal": True} if causal else {}
+@pytest.mark.parametrize(("approximation", "options"), FORMS)
+def test_gradients(approximation, options):
     inputs = [x.requires_grad_() for x in tokens(5, batch=1, heads=2, kv_heads=1, width=3)]
     assert torch.autograd.gradcheck(
         lambda *x: approximation(*x, mask=torch.arange(5) < 4, **options), inputs
