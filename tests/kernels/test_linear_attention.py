@@ -261,9 +261,9 @@ def test_autocast_does_not_make_it_coarser():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_gradients_of_all_orders(causal):
-    inputs = [x.requires_grad_() for x in normal((4, 5, 2), (2, 5, 2), (2, 5, 1), (2, 2, 2))]
+    inputs = [x.requires_grad_() for x in normal((2, 3, 2), (1, 3, 2), (1, 3, 1), (1, 2, 2))]
     inputs[3] = inputs[3].detach().square().requires_grad_()
-    real = torch.tensor([True, False, True, True, True])
+    real = torch.tensor([True, False, True])
 
     def call(query, key, value, past_state):
         return linear_attention(
