@@ -171,7 +171,7 @@ class MultiHeadLatentAttention(nn.Module):
         query, rotary_query = self._queries(x, positions)
         q_offset = None
         if cache is not None:
-            mask = cache.mask_of_kept(mask)
+            mask = cache.mask_of_kept(mask, x.shape[1])
             latent, rotary_key, q_offset = cache.update(latent, rotary_key)
 
         if absorbed is None:

@@ -227,18 +227,20 @@ def test_a_mask_counts_from_the_first_token_ever_seen(seen, new, window, data):
     """What a sliding cache shows is the full mask, its first columns cut off."""
     total = seen + new
     mask = masks.window(data.draw(st.integers(0, window)), data.draw(st.integers(0, 2)))
-    kind = data.draw(st.sampled_from(["alone", "padding", "left padding", "table"]))
+    kind = data.draw(st.sampled_from(["alone", "padding", "left padding", "table", "document"]))
     if kind == "padding":
         mask = mask & masks.padding([total, total // 2])
     if kind == "left padding":
         mask = mask & ~masks.padding([0, total // 2])
+    if kind == "document":
+        mask = mask & masks.document(torch.arange(total) // 3)
     if kind == "table":
         mask = mask & masks.dense(torch.rand(new, total) < 0.5)
     cache = KVCache(window=window)
     with torch.no_grad():
         if seen:
             feed(cache, [seen])
-        kept_mask = cache.mask_of_kept(mask)
+        kept_mask = cache.mask_of_kept(mask, new)
         key = tokens(new, first=seen)
         key, _, q_offset = cache.update(key, key[..., :1])
     full = mask.dense(new, total, q_offset=seen)
@@ -246,3 +248,13 @@ def test_a_mask_counts_from_the_first_token_ever_seen(seen, new, window, data):
     shown = kept_mask.dense(new, key.shape[-2], q_offset=q_offset)
     assert torch.equal(shown, full[..., total - key.shape[-2] :])
     assert kept_mask.reach == mask.reach
+
+
+def test_a_single_token_needs_no_causal_mask_and_several_do():
+    cache = KVCache()
+    with torch.no_grad():
+        feed(cache, [3])
+    assert cache.mask_of_kept(masks.causal(), 1) is None
+    assert cache.mask_of_kept(masks.causal(), 2) is masks.causal()
+    both = masks.causal() & masks.padding([2, 3])
+    assert cache.mask_of_kept(both, 1) is both
