@@ -109,7 +109,7 @@ class Arguments:
         if isinstance(self.mask, Mask):
             table = self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
             return table[0] if table.ndim == 4 and len(table) == 1 else table
-        return None if self.mask is None else _at_least_a_matrix(self.mask)
+        return self.mask
 
     def bias_table(self, query: Tensor, key: Tensor) -> Tensor | None:
         """What is added to the scores of query and key, broadcast to ``(..., Hq, L, S)``."""
@@ -208,7 +208,7 @@ def check_arguments(
         query=query,
         key=key,
         value=value,
-        mask=mask,
+        mask=_at_least_a_matrix(mask) if isinstance(mask, Tensor) else mask,
         bias=_at_least_a_matrix(bias) if isinstance(bias, Tensor) else bias,
         score=None if score is score_functions.dot else score,
         normalizer=normalizer,

@@ -149,7 +149,7 @@ def pieces(arguments: Arguments) -> list[Piece]:
 
     # The queries before `start` may attend every key. Block i has the queries from
     # start + i · rows on, and its span begins at key + i · rows.
-    start = min(max(first - offset, 0), q_len) if first else 0
+    start = 0 if arguments.mask.by_distance else min(max(first - offset, 0), q_len)
     rows = block_size(left, right)
     key, keys = start + offset - left, left + rows + right
     begin = max(0, -((key - first) // rows))
