@@ -210,3 +210,74 @@ def test_every_kernel_gives_what_the_explicit_one_gives(kernel, normalizer, mask
         strict=kernel != "flex",
     ):
         torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
+
+
+LONG = 300  # several blocks of every kernel
+LONG_MASKS = {
+    "window": lambda: {"mask": masks.window(20, 3)},
+    "window, offset": lambda: {"mask": masks.window(40, 0), "q_offset": -50},
+    "window and padding": lambda: {"mask": masks.window(20, 0) & masks.padding([LONG, 130])},
+    "window and documents": lambda: {
+        "mask": masks.window(30, 30) & masks.document(torch.arange(LONG) // 70),
+        "q_offset": 33,
+    },
+    "global tokens and window": lambda: {
+        "mask": (masks.window(16, 0) | masks.global_tokens(3)) & masks.padding([200, 90])
+    },
+    "dilated": lambda: {"mask": masks.dilated(6, 2, gap=4), "q_offset": -9},
+    "causal": lambda: {"mask": masks.causal(), "q_offset": torch.tensor([0, -40])},
+    "ALiBi in a window": lambda: {
+        "mask": masks.window(20, 0) & masks.padding([LONG, 130]),
+        "bias": positions.ALiBi(HEADS),
+    },
+    "Shaw in a window": lambda: {
+        "mask": masks.window(20, 4),
+        "bias": positions.ShawBias(WIDTH, max_distance=7).double(),
+        "q_offset": 5,
+    },
+    "cold, in a window": lambda: {"mask": masks.window(9, 9), "softcap": 0.5, "scale": 3.0},
+}
+
+
+def long_inputs():
+    return [
+        torch.randn(BATCH, heads, LONG, WIDTH, generator=generator(seed), dtype=torch.float64)
+        for seed, heads in enumerate((HEADS, KV_HEADS, KV_HEADS))
+    ]
+
+
+def long_cases():
+    for kernel in ("sdpa", "banded", "chunked"):
+        for mask, options in LONG_MASKS.items():
+            torch.manual_seed(0)
+            arguments = check_arguments(*long_inputs(), **{"q_offset": 0, **options()})
+            if KERNELS[kernel].refusal(arguments) is None:
+                yield kernel, mask
+
+
+LONG_CASES = list(long_cases())
+
+
+@pytest.mark.parametrize(("kernel", "mask"), LONG_CASES)
+def test_over_many_blocks_every_kernel_gives_what_the_explicit_one_gives(kernel, mask):
+    torch.manual_seed(0)
+    options = LONG_MASKS[mask]()
+    query, key, value = long_inputs()
+    expected = results(query, key, value, "explicit", None, options)
+    seen = results(query, key, value, kernel, None, options)
+    for one, two in zip(seen, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    allowed = options["mask"].dense(LONG, LONG, options.get("q_offset", 0))
+    allowed = allowed.expand(BATCH, 1, LONG, LONG)[:, 0]
+    nobody, nothing = ~allowed.any(-2), ~allowed.any(-1)
+    for x, unused in ((query, nothing), (key, nobody), (value, nobody)):
+        x.masked_fill_(unused[:, None, :, None], torch.nan)
+    poisoned = results(query, key, value, kernel, None, options)
+    assert all(torch.equal(one, two) for one, two in zip(poisoned, seen, strict=True))
+
+
+def test_the_long_table_has_every_mask_that_a_kernel_of_blocks_can_do():
+    assert {mask for kernel, mask in LONG_CASES if kernel == "chunked"} == set(LONG_MASKS)
+    assert {mask for kernel, mask in LONG_CASES if kernel == "banded"} >= {
+        name for name in LONG_MASKS if "window" in name
+    }
