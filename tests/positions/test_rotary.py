@@ -259,6 +259,15 @@ def test_the_layer_does_what_the_function_does_whatever_came_before(steps):
         assert torch.equal(layer(x, positions), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_integers_of_any_size(dtype):
+    x = normal(2, 1, 4, 6)
+    positions = torch.tensor([1, 0, 5, 1], dtype=dtype)
+    expected = rotary(x, torch.tensor([1.0, 0.0, 5.0, 1.0]))
+    assert torch.equal(rotary(x, positions), expected)
+    assert torch.equal(Rotary()(x, positions), expected)
+
+
 def test_a_layer_used_in_inference_mode_can_be_trained_afterwards():
     layer = Rotary()
     with torch.inference_mode():
