@@ -8,6 +8,7 @@ from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from attn_core.data import pretrained
+from attn_core.interpret import record
 from attn_core.models import whisper
 from attn_core.models.spectrogram import log_mel
 from attn_core.models.weights import read_ctranslate2
@@ -206,6 +207,14 @@ def test_every_moment_of_the_sound_matters():
         changed = sounds(1)
         changed[..., frame] = changed[..., frame].flip(-1)
         assert not torch.isclose(model(changed, ids), before).all(-1).any()
+
+
+def test_what_it_aligns_is_what_its_layers_attend_to():
+    model, ids = make_model(), torch.tensor([[1, 2, 7, 8]] * 3)
+    with record(model) as layers:
+        model(sounds(), ids)
+    expected = [layers[f"decoder.blocks.{number}.memory_attention"][0] for number in (0, 1)]
+    assert torch.equal(model.align(sounds(), ids), torch.stack(expected, dim=1))
 
 
 def test_two_frames_become_one_position():
