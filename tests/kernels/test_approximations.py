@@ -261,9 +261,11 @@ def test_favor_comes_near_attention_with_many_features():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("size", [30.0, 1e4])
-def test_favor_is_finite_where_its_exponentials_are_not(causal, size):
+@pytest.mark.parametrize("padded", [0, 4])
+def test_favor_is_finite_where_its_exponentials_are_not(causal, size, padded):
     query, key, value = (x.float() for x in tokens(150))
-    results = output_and_gradients(favor, [query * size, key * size, value], causal=causal)
+    options = {"causal": causal, "mask": torch.arange(150) >= padded}
+    results = output_and_gradients(favor, [query * size, key * size, value], **options)
     assert all(torch.isfinite(x).all() for x in results)
     assert results[0].abs().max() <= value.abs().max() * 1.001
 
@@ -499,6 +501,18 @@ def test_half_precision_is_as_exact_as_the_plain_formula(approximation, plain, d
     for seen, error in zip(ours, allowed, strict=True):
         assert error > 0
         assert seen <= 2 * error
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("approximation", [favor, nystrom, nystrom_exact_pinv, lsh])
+def test_half_precision_is_single_precision_rounded_once(approximation, dtype):
+    query, key, value = (x.to(dtype) for x in tokens(9))
+    if approximation is lsh:
+        key = torch.zeros_like(key)
+    half = approximation(query, key, value)
+    assert half.dtype == dtype
+    single = approximation(query.float(), key.float(), value.float())
+    assert torch.equal(half, single.to(dtype))
 
 
 @pytest.mark.parametrize("approximation", ALL)
