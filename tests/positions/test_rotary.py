@@ -232,6 +232,15 @@ def test_the_layer_keeps_its_table_and_the_table_is_no_state():
     assert torch.equal(copied(normal(5, 8)), layer(normal(5, 8)))
 
 
+def test_the_table_follows_dtype_and_device():
+    layer, x = Rotary(), normal(5, 8)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.float64, torch.bfloat16):
+        assert torch.equal(layer(x.to(dtype)), rotary(x.to(dtype)))
+    for device in ("meta", "cpu"):
+        assert layer(x.to(device)).device.type == device
+    assert torch.equal(layer.half()(x), rotary(x))  # x decides, not what the layer is cast to
+
+
 @given(
     steps=st.lists(
         st.tuples(
