@@ -22,12 +22,15 @@ if TYPE_CHECKING:
         training,
     )
     from attn_core.attend import AttentionOutput, attention
+    from attn_core.costs import Cost, cost
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionOutput",
+    "Cost",
     "attention",
+    "cost",
     "data",
     "interpret",
     "kernels",
@@ -46,6 +49,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("attention", "AttentionOutput"):
         return getattr(import_module("attn_core.attend"), name)
+    if name in ("cost", "Cost"):
+        return getattr(import_module("attn_core.costs"), name)
     if name in __all__:
         return import_module(f"attn_core.{name}")
     raise AttributeError(f"module 'attn_core' has no attribute {name!r}")
