@@ -121,9 +121,9 @@ def favor(
         \qquad q' = \frac{q}{D^{1/4}}, \quad k' = \frac{k}{D^{1/4}}
 
     with the features :math:`\varphi` of :func:`positive_features`. Each product estimates
-    :math:`\exp(q_i \cdot k_j / \sqrt D)` without bias, with an error that falls as :math:`1/\sqrt
-    m` and grows exponentially with the length of q' + k'; the quotient is biased a little. It
-    costs (L + S) × m × (D + Dv) multiplications instead of L × S × (D + Dv).
+    :math:`\exp(q_i \cdot k_j / \sqrt D)` without bias, with an error that falls as
+    :math:`1/\sqrt m` and grows exponentially with the length of :math:`q' + k'`; the quotient is
+    biased a little. It costs (L + S) × m × (D + Dv) multiplications instead of L × S × (D + Dv).
 
     So that nothing over- or underflows, each feature is divided by its largest value among the
     keys, which cancels out. In the causal form that is the largest value among the keys *so far*:
