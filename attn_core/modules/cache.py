@@ -254,7 +254,14 @@ class KVCache:
     def _write(self, key: Tensor, value: Tensor) -> None:
         """Write behind what is kept, after making room where there is too little."""
         kept, needed = self.kept, self.kept + key.shape[-2]
-        if self._keys is None or self._end + key.shape[-2] > self._keys.shape[-2]:
+        is_full = self._keys is not None and self._end + key.shape[-2] > self._keys.shape[-2]
+        # What was made in inference mode may not be written to outside of it.
+        is_sealed = (
+            self._keys is not None
+            and self._keys.is_inference()
+            and not torch.is_inference_mode_enabled()
+        )
+        if self._keys is None or is_full or is_sealed:
             # Twice as much as is kept: by the time it is full, as many tokens came as are copied.
             room = max(needed, 2 * (self.window or kept)) if self.max_len is None else self.max_len
             keys = key.new_empty(*key.shape[:-2], room, key.shape[-1])

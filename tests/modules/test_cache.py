@@ -148,6 +148,17 @@ def test_writing_without_gradients_spoils_no_graph():
     assert cache.length == 6
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_len": 9}, {"window": 9}], ids=str)
+@pytest.mark.parametrize("order", [True, False], ids=["inference mode first", "no_grad first"])
+def test_both_ways_to_go_without_gradients_may_follow_each_other(settings, order):
+    cache = KVCache(**settings)
+    for first, inference in [(0, order), (3, not order), (6, order)]:
+        with torch.inference_mode() if inference else torch.no_grad():
+            key = tokens(3, first=first)
+            seen, _, _ = cache.update(key, key)
+    assert numbers_of(seen) == list(range(9))
+
+
 def test_a_cache_with_max_len_refuses_to_write_into_a_graph():
     cache = KVCache(max_len=9)
     with pytest.raises(ValueError, match=r"max_len 9.*gradients are enabled.*no_grad"):
