@@ -199,7 +199,9 @@ def _bias(
     bias = bias.reshape((1,) * (len(entry) + 3 - bias.ndim) + bias.shape)
     bias = bias[tuple(i if size > 1 else 0 for i, size in zip(entry, bias.shape, strict=False))]
     row, key = piece.rows_and_keys(device, alike=False)
-    return _for_blocks(bias[:, row % bias.shape[-2], key % bias.shape[-1]])
+    # One number of the bias may stand in many blocks: its gradient is summed in float32.
+    exact = bias.to(torch.promote_types(bias.dtype, torch.float32))
+    return _for_blocks(exact[:, row % bias.shape[-2], key % bias.shape[-1]].to(bias.dtype))
 
 
 def _for_blocks(x: Tensor) -> Tensor:

@@ -277,7 +277,7 @@ class _Walk:
         group = self.arguments.group
         table = table.expand(*self.leading, self.heads, q.shape[1] // group, k.shape[1])
         row_is_used = table.any(-1).reshape(q.shape[:2])[..., None]
-        key_is_used = table.any(-2).reshape(self.batch, group, -1).any(1)[..., None]
+        key_is_used = table.any(-2).reshape(self.batch, group, k.shape[1]).any(1)[..., None]
         return (
             q.masked_fill(~row_is_used, 0.0),
             k.masked_fill(~key_is_used, 0.0),
