@@ -164,7 +164,7 @@ def _prepare(
         mask = groups.split(mask)
         allowed = mask if allowed is None else mask & allowed
     if allowed is not None:
-        allowed = np.broadcast_to(allowed, score_shape)
+        allowed = np.atleast_2d(allowed)
         # What takes part nowhere becomes 0 here: further down 0 * nan would be nan.
         attends = np.any(allowed, axis=-1, keepdims=True)
         attended = transpose(np.any(allowed, axis=-2, keepdims=True))
@@ -191,8 +191,8 @@ def _compute(
 
     weights = (softmax if normalizer is None else normalizer)(masked, -1)
     check_same_shape("what normalizer returns", weights, inputs.score_shape)
-    if inputs.allowed is not None:
-        weights = np.where(inputs.allowed, weights, np.zeros_like(weights))
+    if inputs.allowed is not None and not attends.all():
+        weights = np.where(attends, weights, np.zeros_like(weights))
 
     output = weights @ inputs.value
     return _Steps(scores, capped, masked, weights, output)
