@@ -9,6 +9,7 @@ from torch import nn
 from attn_core import masks
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.models.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from attn_core.positions import sinusoidal
 from attn_core.training import train
 
 NORMS = ["pre", "post"]
@@ -139,14 +140,48 @@ def test_generate_writes_padding_after_the_end_and_stops():
     assert model.generate(SOURCE, max_length=9).tolist() == [[EOS]] * 3
 
 
+def test_a_row_that_has_ended_is_padded_while_others_go_on(monkeypatch):
+    model = make_model()
+    script = torch.tensor([[5, EOS, 7, 8], [6, 7, 8, EOS], [EOS, 5, 5, 5]])
+
+    def decode(token, memory, mask, *, cache):
+        steps.append(token)
+        return F.one_hot(script[:, len(steps) - 1 : len(steps)], 11).float()
+
+    steps = []
+    monkeypatch.setattr(model, "decode", decode)
+    written = [[5, EOS, PAD, PAD], [6, 7, 8, EOS], [EOS, PAD, PAD, PAD]]
+    assert model.generate(SOURCE, max_length=9).tolist() == written
+    read = [[BOS, 5, EOS, PAD], [BOS, 6, 7, 8], [BOS, EOS, PAD, PAD]]
+    assert torch.cat(steps, dim=1).tolist() == read
+
+
 def test_generate_stops_at_the_longest_length():
     model = make_model()
     prefer(model, 7)
     assert model.generate(SOURCE, max_length=4).tolist() == [[7] * 4] * 3
 
 
-def test_the_loss_leaves_padding_out():
+def test_a_token_is_its_vector_times_the_root_of_the_width_plus_its_position():
     model = make_model()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.encode(SOURCE)
+    expected = 4 * model.source_embedding.weight[SOURCE] + sinusoidal(5, 16)  # 4² = 16
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_the_loss_is_the_mean_surprise_of_the_next_token_and_leaves_padding_out():
+    model = make_model()
+    chances = model(SOURCE, TARGET).log_softmax(-1)
+    surprises = [
+        -chances[row, place, TARGET[row, place + 1]]
+        for row in range(3)
+        for place in range(4)
+        if TARGET[row, place + 1] != PAD
+    ]
+    assert len(surprises) == 9
+    torch.testing.assert_close(model.loss(SOURCE, TARGET), torch.stack(surprises).mean())
     longer = F.pad(TARGET, (0, 3))
     torch.testing.assert_close(model.loss(SOURCE, longer), model.loss(SOURCE, TARGET))
 
