@@ -15,6 +15,8 @@ __all__ = ["AttentionOutput", "attention"]
 
 # What is told of the weights of every call, while attn_core.interpret.record reads a model.
 watcher: ContextVar[Callable[[Tensor], None] | None] = ContextVar("watcher", default=None)
+# All of them, in any thread: torch.compile can look at a list, and not at a ContextVar.
+watchers: list[Callable[[Tensor], None]] = []
 
 
 class AttentionOutput(NamedTuple):
@@ -184,7 +186,7 @@ def attention(
         q_offset=q_offset,
     )
     output, weights = choosing.run(arguments)
-    watch = watcher.get()
+    watch = watcher.get() if watchers else None
     if weights is None and (return_weights or watch is not None):
         # The kernel that gave the output keeps no weights: compute them beside it, so that asking
         # for them leaves the output as it is, bit for bit.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from attn_core import kernels
-from attn_core.attend import watcher
+from attn_core.attend import watcher, watchers
 from attn_core.checks import check_sizes
 
 
@@ -186,9 +186,11 @@ def _naming(forward: Callable[..., Any], name: str, running: list[str]) -> Calla
 @contextmanager
 def _watched(watch: Callable[[Tensor], None]) -> Iterator[None]:
     token = watcher.set(watch)
+    watchers.append(watch)
     try:
         yield
     finally:
+        watchers.remove(watch)
         watcher.reset(token)
 
 

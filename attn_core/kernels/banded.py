@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
-from attn_core.arguments import Arguments, Normalizer
+from attn_core.arguments import Arguments, Normalizer, is_in_use
 from attn_core.kernels import explicit, sdpa
 from attn_core.kernels.spans import Cut, Spans, one_span
 from attn_core.masks import Mask
@@ -120,7 +120,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
             value=value[number],
             mask=_for_blocks(table[entry[-1] if len(table) > 1 else 0]),
             q_offset=None,
-            in_use=arguments.is_all_in_use,
+            in_use=arguments.is_all_in_use or is_in_use(table),
         )
         blocks = replace(blocks, bias=_bias(arguments, piece, blocks, entry))
         kernel = explicit if sdpa.refusal(blocks) else sdpa
