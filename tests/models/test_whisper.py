@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -119,6 +120,12 @@ def test_so_do_the_weights_on_the_sound(tiny, sound, expected):
     theirs = torch.stack(expected.cross_attentions, dim=1)
     torch.testing.assert_close(weights, theirs, rtol=0, atol=1e-4)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 6, 7))
+
+
+def test_the_heads_that_follow_the_sound_are_those_of_the_package(tiny):
+    config = json.loads((pretrained.whisper_folder() / "config.json").read_text())
+    assert [list(place) for place in tiny.alignment_heads] == config["alignment_heads"]
+    assert all(block < 4 and head < 6 for block, head in tiny.alignment_heads)
 
 
 @torch.no_grad()
