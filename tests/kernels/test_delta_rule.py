@@ -47,10 +47,11 @@ def specified(query, key, value, past_state=None, *, rule, beta=None, decay=None
     kv_heads, value_width = key.shape[1], value.shape[-1]
     scale = width**-0.5 if scale is None else scale
     outputs = torch.zeros(batch, q_heads, length, value_width, dtype=query.dtype)
-    states = torch.zeros(batch, kv_heads, width, value_width, dtype=query.dtype)
+    states = []
     for b in range(batch):
         for h in range(kv_heads):
-            state = states[b, h] if past_state is None else past_state[b, h]
+            state = torch.zeros(width, value_width, dtype=query.dtype)
+            state = state if past_state is None else past_state[b, h]
             for t in range(length):
                 k, v = key[b, h, t], value[b, h, t]
                 g = None if decay is None else decay[b, h, t].expand(width)[:, None]
@@ -65,8 +66,8 @@ def specified(query, key, value, past_state=None, *, rule, beta=None, decay=None
                     state = kept + beta[b, h, t] * torch.outer(k, v - kept.T @ k)
                 for q_head in range(h * q_heads // kv_heads, (h + 1) * q_heads // kv_heads):
                     outputs[b, q_head, t] = scale * (query[b, q_head, t] @ state)
-            states[b, h] = state
-    return outputs, states
+            states.append(state)
+    return outputs, torch.stack(states).unflatten(0, (batch, kv_heads))
 
 
 @given(
@@ -262,16 +263,24 @@ def test_a_later_token_moves_no_bit_of_an_earlier_output(rule, changed):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rule", RULES)
 def test_half_precision_is_as_exact_as_the_plain_recurrence(rule, dtype):
-    inputs, gates = drawn(rule, length=60, batch=(1,), dtype=dtype)
-    doubles = {name: x.double() for name, x in gates.items()}
-    exact, _ = specified(*(x.double() for x in inputs), rule=rule, **doubles)
-    plain, _ = specified(*inputs, rule=rule, **gates)
-    output, state = delta_rule(*inputs, **gates, return_state=True, chunk_size=16)
-    assert output.dtype == dtype
-    assert state.dtype == torch.float32
-    allowed = (plain.double() - exact).abs().max()
-    assert allowed > 0
-    assert (output.double() - exact).abs().max() <= 2 * allowed
+    inputs, gates = drawn(rule, length=40, heads=(2, 1), batch=(1,), dtype=dtype)
+
+    def results(compute, dtype):
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (*inputs, *gates.values())]
+        output, state = compute(*leaves[:3], **dict(zip(gates, leaves[3:], strict=True)))
+        assert output.dtype == dtype
+        return [output, state, *torch.autograd.grad(output.sum(), leaves)]
+
+    exact = results(lambda *x, **gates: specified(*x, rule=rule, **gates), torch.float64)
+    plain = results(lambda *x, **gates: specified(*x, rule=rule, **gates), dtype)
+    ours = results(
+        lambda *x, **gates: delta_rule(*x, **gates, return_state=True, chunk_size=16), dtype
+    )
+    assert ours[1].dtype == torch.float32
+    for seen, allowed, right in zip(ours, plain, exact, strict=True):
+        error = (allowed.double() - right).abs().max()
+        assert error > 0
+        assert (seen.double() - right).abs().max() <= 2 * error
 
 
 @pytest.mark.parametrize(
