@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
@@ -101,8 +100,12 @@ class _Online(torch.autograd.Function):
         return walk.unfold_rows(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what is not there must not count as 0
+            raise RuntimeError(
+                "the chunked kernel has no second derivatives; the explicit one has them: "
+                'with attn_core.kernels.use("explicit")'
+            )
         *inputs, output, log_sum = ctx.saved_tensors
         query, key, value, sink, bias, *parameters = inputs
         arguments = ctx.arguments
