@@ -12,9 +12,10 @@ import inspect
 import itertools
 import re
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
 
 import pytest
@@ -111,8 +112,8 @@ def fails(test_id):
     """Run the cases of a test until one fails.
 
     Args:
-        test_id: ``file::test``, a file below ``tests`` and a test in it, with no other fixtures
-            than ``monkeypatch`` and its module's own; or ``file::test[value]``, those of its cases
+        test_id: ``file::test``, a file below ``tests`` and a test in it, with fixtures that
+            :func:`fixture_of` knows; or ``file::test[value]``, those of its cases
             that have this value among their arguments.
 
     Returns:
@@ -141,7 +142,30 @@ def fails(test_id):
 
 
 def fixture_of(module, name, stack):
+    """What a test asks for: from pytest the two that need no session, or from its own module."""
     if name == "monkeypatch":
         return stack.enter_context(pytest.MonkeyPatch.context())
-    fixture = getattr(module, name)
-    return inspect.unwrap(getattr(fixture, "__wrapped__", fixture))()
+    if name == "tmp_path":
+        return Path(stack.enter_context(TemporaryDirectory()))
+    function = getattr(getattr(module, name), "__wrapped__", getattr(module, name))
+    needed = inspect.signature(function).parameters
+    fixture = function(**{other: fixture_of(module, other, stack) for other in needed})
+    if inspect.isgenerator(fixture):
+        return stack.enter_context(contextmanager(lambda: fixture)())
+    return fixture
+
+
+def run_all_cases(test_id):
+    """Run the cases of a test, whatever becomes of them: that is for the test itself to report.
+
+    One that asks for a fixture that :func:`fixture_of` does not know is left out.
+    """
+    file, name = test_id.split("::")
+    module = test_module(file)
+    test = getattr(module, name)
+    for arguments in calls_of(test):
+        with ExitStack() as stack, suppress(Exception, pytest.fail.Exception):
+            for fixture in inspect.signature(test).parameters:
+                if fixture not in arguments and not hasattr(test, "hypothesis"):
+                    arguments[fixture] = fixture_of(module, fixture, stack)
+            test(**arguments)
