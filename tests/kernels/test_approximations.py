@@ -270,6 +270,18 @@ def test_favor_is_finite_where_its_exponentials_are_not(causal, size, padded):
     assert results[0].abs().max() <= value.abs().max() * 1.001
 
 
+@pytest.mark.parametrize("size", [1.0, 8.0, 30.0])
+def test_causal_favor_loses_no_feature_however_long_the_keys_are(size):
+    """The last token sees all keys, and without a causal form each feature is scaled by itself."""
+    query, key, value = (x.float() for x in tokens(150))
+    query, key = query * size, key * size
+    causal = favor(query, key, value, causal=True)
+    for length in (1, 30, 150):
+        upto = (x[..., :length, :] for x in (query, key, value))
+        expected = favor(*upto)[..., -1, :]
+        torch.testing.assert_close(causal[..., length - 1, :], expected, rtol=1e-2, atol=1e-3)
+
+
 def test_features_can_be_drawn_again_and_can_be_given():
     query, key, value = tokens(9)
 
