@@ -269,3 +269,20 @@ def test_a_single_token_needs_no_causal_mask_and_several_do():
     assert cache.mask_of_kept(masks.causal(), 2) is masks.causal()
     both = masks.causal() & masks.padding([2, 3])
     assert cache.mask_of_kept(both, 1) is both
+
+
+@pytest.mark.parametrize(
+    "table",
+    [masks.document([0, 0, 1, 1]), masks.block_sparse(torch.ones(2, 2, dtype=torch.bool), 2)],
+    ids=repr,
+)
+def test_a_mask_that_ends_ends_for_a_sliding_cache_too(table):
+    """It has four keys; the sixth token is beyond them, though only three are kept."""
+    mask = masks.window(2, 0) & table
+    with pytest.raises(ValueError, match="4 keys"):
+        mask.dense(1, 6, q_offset=5)
+    cache = KVCache(window=2)
+    with torch.no_grad():
+        feed(cache, [5])
+    with pytest.raises(ValueError, match="keys, got 3"):
+        cache.mask_of_kept(mask, 1).dense(1, 3, q_offset=2)
