@@ -120,11 +120,14 @@ def test_steps_of_the_pseudo_inverse_lead_to_the_exact_one():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_lsh_with_one_bucket_is_exact(causal, rounds):
+@pytest.mark.parametrize("scale", [None, 2000.0])
+def test_lsh_with_one_bucket_is_exact(causal, rounds, scale):
     query, _, value = tokens(150)
-    seen = kernels.lsh(query, value, buckets=1, rounds=rounds, attend_self=True, causal=causal)
+    options = {"rounds": rounds, "attend_self": True, "causal": causal, "scale": scale}
+    seen = kernels.lsh(query, value, buckets=1, **options)
     mask = masks.causal() if causal else None
-    torch.testing.assert_close(seen, attention(query, unit(query), shared(value), mask=mask))
+    exact = attention(query, unit(query), shared(value), mask=mask, scale=scale)
+    torch.testing.assert_close(seen, exact)
 
 
 def shared(value):
