@@ -104,7 +104,6 @@ class _Inputs(NamedTuple):
 class _Steps(NamedTuple):
     """The intermediate results of attention, in their order."""
 
-    scores: Array
     capped: Array
     masked: Array
     weights: Array
@@ -177,9 +176,12 @@ def _prepare(
 def _compute(
     inputs: _Inputs, score: Score | None, normalizer: Normalizer | None, softcap: float | None
 ) -> _Steps:
-    scores = (dot if score is None else score)(inputs.query, inputs.key)
-    check_broadcasts_to("what score returns", scores, inputs.score_shape)
-    scaled = scores * inputs.scale
+    if score is None:  # a factor of the queries is one of the scores, and they are fewer
+        scaled = dot(inputs.query * inputs.scale, inputs.key)
+    else:
+        scores = score(inputs.query, inputs.key)
+        check_broadcasts_to("what score returns", scores, inputs.score_shape)
+        scaled = scores * inputs.scale
     capped = scaled if softcap is None else softcap * np.tanh(scaled / softcap)
     biased = capped if inputs.bias is None else capped + inputs.bias
 
@@ -195,7 +197,7 @@ def _compute(
         weights = np.where(attends, weights, np.zeros_like(weights))
 
     output = weights @ inputs.value
-    return _Steps(scores, capped, masked, weights, output)
+    return _Steps(capped, masked, weights, output)
 
 
 def _join(groups: HeadGroups, array: Array) -> Array:
