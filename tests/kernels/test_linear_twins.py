@@ -141,6 +141,23 @@ def test_another_feature_map_needs_its_derivative():
         reference.linear_attention_backward(value, query, key, value, feature_map=np.exp)
 
 
+def test_weights_that_cancel_give_zeros_and_not_infinity():
+    """With a feature map of both signs a sum of weights can be 0 though the keys are not."""
+    query, key, value = np.ones((1, 1)), np.array([[1.0], [-1.0]]), np.array([[3.0], [5.0]])
+    arrays = {"query": query, "key": key, "value": value}
+    assert_twins(
+        lambda **x: kernels.linear_attention(**x, feature_map=lambda y: y),
+        lambda **x: reference.linear_attention(**x, feature_map=lambda y: y),
+        lambda grad, **x: reference.linear_attention_backward(
+            grad, **x, feature_map=lambda y: y, feature_map_backward=lambda g, y: g
+        ),
+        arrays,
+        None,
+    )
+    output = reference.linear_attention(**arrays, feature_map=lambda y: y)
+    assert output.tolist() == [[0.0]]
+
+
 def test_the_feature_map():
     (x,) = normal((3, 5))
     leaf = torch.tensor(x, requires_grad=True)
