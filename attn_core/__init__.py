@@ -24,13 +24,16 @@ if TYPE_CHECKING:
         training,
     )
     from attn_core.attend import AttentionOutput, attention
+    from attn_core.costs import Cost, cost
     from attn_core.diagnosis import diagnose
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionOutput",
+    "Cost",
     "attention",
+    "cost",
     "data",
     "diagnose",
     "diagnosis",
@@ -49,11 +52,19 @@ __all__ = [
 ]
 
 
+# Where the names that are no modules live.
+_HOMES = {
+    "AttentionOutput": "attend",
+    "Cost": "costs",
+    "attention": "attend",
+    "cost": "costs",
+    "diagnose": "diagnosis",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("attention", "AttentionOutput"):
-        return getattr(import_module("attn_core.attend"), name)
-    if name == "diagnose":
-        return import_module("attn_core.diagnosis").diagnose
+    if name in _HOMES:
+        return getattr(import_module(f"attn_core.{_HOMES[name]}"), name)
     if name in __all__:
         return import_module(f"attn_core.{name}")
     raise AttributeError(f"module 'attn_core' has no attribute {name!r}")

@@ -94,9 +94,16 @@ class Arguments:
         return self.mask is causal() and self._queries_start_at_first_key
 
     @property
+    def hides_nothing(self) -> bool:
+        """Whether it is plain that the mask allows every pair, as for the newest of all tokens."""
+        if self.mask is not causal():
+            return self.mask is None
+        return isinstance(self.q_offset, int) and self.q_offset >= self.k_len - 1
+
+    @property
     def is_all_in_use(self) -> bool:
         """Whether it is plain, without a look at every pair, that each query and key has one."""
-        if self.mask is None or self.in_use:
+        if self.hides_nothing or self.in_use:
             return True
         if self.is_causal_from_first_key and self.k_len <= self.q_len:
             return True
@@ -105,11 +112,13 @@ class Arguments:
         return self.mask.own_key and self._queries_start_at_first_key
 
     def table(self) -> Tensor | None:
-        """The mask as a bool tensor that broadcasts to ``(..., Hq, L, S)``."""
+        """The mask as a bool tensor, broadcast to ``(..., Hq, L, S)``; None if it hides nothing."""
+        if self.hides_nothing:
+            return None
         if isinstance(self.mask, Mask):
             table = self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
             return table[0] if table.ndim == 4 and len(table) == 1 else table
-        return None if self.mask is None else _at_least_a_matrix(self.mask)
+        return self.mask
 
     def bias_table(self, query: Tensor, key: Tensor) -> Tensor | None:
         """What is added to the scores of query and key, broadcast to ``(..., Hq, L, S)``."""
@@ -129,6 +138,8 @@ class Arguments:
         table = table.reshape((1,) * (3 - table.ndim) + table.shape)
         row_is_used = table.any(-1, keepdim=True)
         key_is_used = table.any(-2).unsqueeze(-1)
+        if isinstance(self.mask, Mask) and _are_all(row_is_used, key_is_used):
+            return self.query, self.key, self.value
         if self.group > 1 and key_is_used.shape[-3] > 1:
             key_is_used = key_is_used.unflatten(-3, (-1, self.group)).any(-3)
         return (
@@ -204,11 +215,13 @@ def check_arguments(
         check_q_offset(q_offset)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0
+    if mask is causal() and isinstance(q_offset, int) and q_offset >= key.shape[-2] - 1:
+        mask = None  # the first query comes after all keys, as in each step of decoding
     arguments = Arguments(
         query=query,
         key=key,
         value=value,
-        mask=mask,
+        mask=_at_least_a_matrix(mask) if isinstance(mask, Tensor) else mask,
         bias=_at_least_a_matrix(bias) if isinstance(bias, Tensor) else bias,
         score=None if score is score_functions.dot else score,
         normalizer=normalizer,
@@ -336,6 +349,17 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
             f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
             f"got {name} {tuple(tensor.shape)}"
         )
+
+
+def is_in_use(table: Tensor) -> bool:
+    """Whether a look at the table shows that each query and each key has a pair."""
+    return _are_all(table.any(-1), table.any(-2))
+
+
+def _are_all(*tables: Tensor) -> bool:
+    """Whether all is True; not where the answer would have to be waited for, or traced."""
+    looks = tables[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    return looks and all(bool(table.all()) for table in tables)
 
 
 def _at_least_a_matrix(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Attention: score, normalise, aggregate."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Literal, NamedTuple, overload
 
 from torch import Tensor
@@ -11,6 +12,11 @@ from attn_core.masks import Mask
 from attn_core.positions import Bias
 
 __all__ = ["AttentionOutput", "attention"]
+
+# What is told of the weights of every call, while attn_core.interpret.record reads a model.
+watcher: ContextVar[Callable[[Tensor], None] | None] = ContextVar("watcher", default=None)
+# All of them, in any thread: torch.compile can look at a list, and not at a ContextVar.
+watchers: list[Callable[[Tensor], None]] = []
 
 
 class AttentionOutput(NamedTuple):
@@ -180,10 +186,14 @@ def attention(
         q_offset=q_offset,
     )
     output, weights = choosing.run(arguments)
-    if return_weights and weights is None:
+    watch = watcher.get() if watchers else None
+    if weights is None and (return_weights or watch is not None):
         # The kernel that gave the output keeps no weights: compute them beside it, so that asking
         # for them leaves the output as it is, bit for bit.
         weights = explicit.weights(arguments)
+    if watch is not None:
+        assert weights is not None
+        watch(weights)
     if arguments.without_heads:
         output = output[0]
         weights = None if weights is None else weights[0]

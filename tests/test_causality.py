@@ -26,6 +26,7 @@ from attn_core.positions import Rotary
 
 LENGTH, WIDTH, HEADS = 70, 16, 4  # more than one block or chunk of everything
 CHANGED = [1, 37, 69]
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

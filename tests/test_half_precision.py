@@ -5,10 +5,11 @@ The error against float64 is at most twice that of the plain formula in the same
 
 import pytest
 import torch
+from small_blocks import small_blocks
 
 from attn_core import attention, kernels, masks, normalizers, scores
 
-KERNELS = ["explicit", "sdpa"]
+KERNELS = ["explicit", "sdpa", "chunked"]
 HALVES = [torch.float16, torch.bfloat16]
 
 
@@ -52,6 +53,38 @@ def test_half_precision_is_as_exact_as_the_plain_formula(kernel, dtype, mask, si
     for seen, plain_error in zip(ours, allowed, strict=True):
         assert plain_error > 0
         assert seen <= 2 * plain_error
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kernel", ["banded", "chunked"])
+@pytest.mark.parametrize("mask", [masks.window(9, 9), masks.window(9, 0)], ids=repr)
+@pytest.mark.parametrize("size", [1.0, 4.0], ids=["usual scores", "large scores"])
+def test_sums_over_blocks_are_as_exact_as_the_plain_formula(kernel, dtype, mask, size):
+    """The gradient of a key comes from several blocks, and so does an output of chunks."""
+    query, key, value, bias = normal(
+        (2, 4, 70, 32), (2, 2, 70, 32), (2, 2, 70, 16), (1, 70), dtype=dtype
+    )
+    inputs = [query * size, key, value, bias]
+    doubles = [x.double().requires_grad_() for x in inputs]
+    exact = plain(*doubles[:3], mask.dense(70, 70), doubles[3])
+    exact = [exact.detach(), *torch.autograd.grad(exact.sum(), doubles)]
+    allowed = errors(lambda q, k, v, b: plain(q, k, v, mask.dense(70, 70), b), inputs, exact)
+    with small_blocks(8, 8), kernels.use(kernel):
+        ours = errors(lambda q, k, v, b: attention(q, k, v, mask=mask, bias=b), inputs, exact)
+    assert all(seen <= 2 * plain_error for seen, plain_error in zip(ours, allowed, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("size", [1.0, 4.0], ids=["usual scores", "large scores"])
+def test_flex_in_half_precision_is_as_exact_as_the_plain_formula(dtype, size):
+    query, key, value, bias = normal((2, 4, 70, 32), *[(2, 2, 70, 32)] * 2, (70, 70), dtype=dtype)
+    query, table = query * size, masks.window(9, 9).dense(70, 70)
+    exact = plain(*(x.double() for x in (query, key, value)), table, bias.double())
+    allowed = (plain(query, key, value, table, bias).double() - exact).abs().max()
+    with kernels.use("flex"):
+        seen = attention(query, key, value, mask=masks.window(9, 9), bias=bias)
+    assert (seen.double() - exact).abs().max() <= 2 * allowed
 
 
 @pytest.mark.parametrize("dtype", HALVES)

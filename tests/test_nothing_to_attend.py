@@ -9,7 +9,7 @@ import torch
 from attn_core import attention, kernels, masks, normalizers, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:Anomaly Detection")
-KERNELS = ["explicit", "sdpa"]
+KERNELS = ["explicit", "sdpa", "chunked"]
 
 
 def plain_softmax(scores, dim):

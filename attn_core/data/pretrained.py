@@ -37,14 +37,13 @@ def minilm_tokenizer() -> Tokenizer:
 
     Raises:
         MissingDataError: the package is not installed.
+        ImportError: the library tokenizers is not installed.
 
     Example:
         >>> minilm_tokenizer().encode("Attention!").tokens
         ['[CLS]', 'attention', '!', '[SEP]']
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer = _tokenizer(minilm_folder())
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -74,6 +73,7 @@ def whisper_tokenizer() -> Tokenizer:
 
     Raises:
         MissingDataError: the package is not installed.
+        ImportError: the library tokenizers is not installed.
 
     Example:
         >>> tokenizer = whisper_tokenizer()
@@ -82,6 +82,12 @@ def whisper_tokenizer() -> Tokenizer:
         >>> tokenizer.token_to_id("<|startoftranscript|>")
         50257
     """
-    from tokenizers import Tokenizer
+    return _tokenizer(whisper_folder())
 
-    return Tokenizer.from_file(str(whisper_folder() / "tokenizer.json"))
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ImportError("text to tokens needs tokenizers: pip install tokenizers") from error
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))

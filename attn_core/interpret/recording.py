@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from attn_core import kernels
+from attn_core.attend import watcher, watchers
 from attn_core.checks import check_sizes
 
 
@@ -19,9 +20,11 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
 
     .. math:: A^{(1)}, A^{(2)}, \dots \qquad \text{one for each layer and call}
 
-    A layer is any part of the model whose ``forward`` knows ``return_weights`` and that has no such
-    part inside itself; or a :class:`torch.nn.MultiheadAttention`. The output of the model stays as
-    it is, bit for bit: weights are computed beside it. Where PyTorch skips its own attention layer
+    A layer is any part of the model whose ``forward`` gives its weights, always or with
+    ``return_weights``, and that has no such part inside itself; or a
+    :class:`torch.nn.MultiheadAttention`. Where another part calls :func:`attn_core.attention`, its
+    weights are recorded under the name of that part. The output of the model stays as it is, bit
+    for bit: weights are computed beside it. Where PyTorch skips its own attention layer
     (:class:`torch.nn.TransformerEncoderLayer` when evaluating), the encoder is run a second time
     for the weights.
 
@@ -30,16 +33,16 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
         with_gradients: whether the recorded weights are those that the output is computed from,
             so that :func:`gradient_times_attention` can differentiate with respect to them. The
             three steps are then written out (``kernels.use("explicit")``), and the output differs
-            from the usual one by rounding.
+            from the usual one by rounding. Layers with one head keep the dimension of heads.
 
     Yields:
         For each layer, by its name within the model, a list of weights ``(..., heads, L, S)``, one
-        for each call, before dropout. A model that is a layer itself has the name of its class.
+        for each call, before dropout. The model itself has the name of its class.
 
     Raises:
         TypeError: if ``model`` is no :class:`torch.nn.Module`, or ``with_gradients`` is asked of a
             :class:`torch.nn.MultiheadAttention`, whose weights lie outside its graph.
-        ValueError: if the model has no attention layer.
+        ValueError: if the model has no attention layer, or none that ran.
 
     Source: Vig (2019); this package.
 
@@ -55,7 +58,8 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     layers = _attention_layers(model)
-    if not layers:
+    others = _other_parts(model, layers)
+    if not layers and not others:
         raise ValueError(f"model {type(model).__name__} has no attention layer")
     theirs = [name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
     if with_gradients and theirs:
@@ -64,18 +68,31 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
             f"at {theirs}; copy them with attn_core.modules.MultiHeadAttention.from_torch"
         )
     recorded: dict[str, list[Tensor]] = {name: [] for name in layers}
+    running = [type(model).__name__]  # the parts that are running, the innermost one last
+
+    def watch(weights: Tensor) -> None:
+        recorded.setdefault(running[-1], []).append(weights)
+
     with ExitStack() as stack:
         if with_gradients:
             stack.enter_context(kernels.use("explicit"))
         for name, layer in layers.items():
-            wrap = _recording_theirs if name in theirs else _recording
-            stack.enter_context(_forward_replaced(layer, wrap(layer.forward, recorded[name])))
+            if name in theirs:
+                forward = _recording_theirs(layer.forward, recorded[name])
+            else:
+                forward = _recording(layer.forward, recorded[name], with_gradients)
+            stack.enter_context(_forward_replaced(layer, forward))
+        for name, part in others.items():
+            stack.enter_context(_forward_replaced(part, _naming(part.forward, name, running)))
+        stack.enter_context(_watched(watch))
         if theirs:
             for encoder in _outermost_encoders(model):
                 stack.enter_context(
                     _forward_replaced(encoder, _without_shortcut(encoder, recorded))
                 )
         yield recorded
+    if not recorded:
+        raise ValueError(f"model {type(model).__name__} has no attention layer that ran")
 
 
 @contextmanager
@@ -122,28 +139,77 @@ def ablate_heads(model: nn.Module, heads: Mapping[str, Sequence[int]]) -> Iterat
 
 def _attention_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The innermost parts that can give weights."""
-    named = {name or type(model).__name__: part for name, part in model.named_modules()}
     return {
         name: part
-        for name, part in named.items()
+        for name, part in _named_parts(model).items()
         if _gives_weights(part) and not any(map(_gives_weights, list(part.modules())[1:]))
     }
+
+
+def _other_parts(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The parts outside of these layers that may call attention themselves."""
+    inside = {id(part) for layer in layers.values() for part in layer.modules()}
+    return {
+        name: part
+        for name, part in _named_parts(model).items()
+        if id(part) not in inside and not type(part).__module__.startswith("torch.")
+    }
+
+
+def _named_parts(model: nn.Module) -> dict[str, nn.Module]:
+    return {name or type(model).__name__: part for name, part in model.named_modules()}
 
 
 def _gives_weights(part: nn.Module) -> bool:
     if isinstance(part, nn.MultiheadAttention):
         return True
-    return "return_weights" in inspect.signature(part.forward).parameters
+    signature = inspect.signature(part.forward)
+    returned = get_args(signature.return_annotation) or (signature.return_annotation,)
+    records = [kind for kind in returned if hasattr(kind, "_fields")]
+    with_weights = any("weights" in record._fields for record in records)
+    if "return_weights" in signature.parameters:
+        return with_weights or not records
+    return with_weights and returned == tuple(records)
 
 
-def _recording(forward: Callable[..., Any], calls: list[Tensor]) -> Callable[..., Any]:
+def _naming(forward: Callable[..., Any], name: str, running: list[str]) -> Callable[..., Any]:
+    def named_forward(*inputs: Any, **options: Any) -> Any:
+        running.append(name)
+        try:
+            return forward(*inputs, **options)
+        finally:
+            running.pop()
+
+    return named_forward
+
+
+@contextmanager
+def _watched(watch: Callable[[Tensor], None]) -> Iterator[None]:
+    token = watcher.set(watch)
+    watchers.append(watch)
+    try:
+        yield
+    finally:
+        watchers.remove(watch)
+        watcher.reset(token)
+
+
+def _recording(
+    forward: Callable[..., Any], calls: list[Tensor], with_gradients: bool
+) -> Callable[..., Any]:
     signature = inspect.signature(forward)
+    can_be_asked = "return_weights" in signature.parameters
 
     def recorded_forward(*inputs: Any, **options: Any) -> Any:
+        asked = {"return_weights": True} if can_be_asked else {}
         wanted = signature.bind(*inputs, **options).arguments.get("return_weights", False)
-        result = forward(*inputs, **{**options, "return_weights": True})
-        calls.append(result.weights)
-        return result if wanted else result.output
+        used: list[Tensor] = []
+        with _watched(used.append):
+            result = forward(*inputs, **options | asked)
+        # What a layer returns may be a view of what its output was computed from, through which no
+        # gradient comes.
+        calls.extend(used if with_gradients and used else [result.weights])
+        return result if wanted or not can_be_asked else result.output
 
     return recorded_forward
 

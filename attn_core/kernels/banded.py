@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
-from attn_core.arguments import Arguments, Normalizer
+from attn_core.arguments import Arguments, Normalizer, is_in_use
 from attn_core.kernels import explicit, sdpa
 from attn_core.kernels.spans import Cut, Spans, one_span
 from attn_core.masks import Mask
@@ -42,6 +42,8 @@ _ROW_BY_ROW = (
     normalizers.hard,
     normalizers.gumbel_softmax,
 )
+
+_FEW_KEYS = 512
 
 
 class Piece(NamedTuple):
@@ -90,14 +92,12 @@ def refusal(arguments: Arguments) -> str | None:
 
 
 def reluctance(arguments: Arguments) -> str | None:
-    """Say why another kernel is faster, though this one can do the job, or None if it is not."""
+    """Say why another kernel is better, though this one can do the job, or None if none is."""
     assert isinstance(arguments.mask, Mask)
     left, right, first = arguments.mask.reach
-    assert left is not None
-    assert right is not None
-    widest = left + right + 1 + first
-    if 4 * widest > arguments.k_len or arguments.k_len < 512:
-        return f"{arguments.k_len} keys are few for a window of {widest}"
+    widest = first + (left or 0) + 1 + (right or 0)
+    if arguments.k_len < max(_FEW_KEYS, 2 * widest):
+        return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
 
 
@@ -120,7 +120,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
             value=value[number],
             mask=_for_blocks(table[entry[-1] if len(table) > 1 else 0]),
             q_offset=None,
-            in_use=arguments.is_all_in_use,
+            in_use=arguments.is_all_in_use or is_in_use(table),
         )
         blocks = replace(blocks, bias=_bias(arguments, piece, blocks, entry))
         kernel = explicit if sdpa.refusal(blocks) else sdpa
@@ -149,7 +149,7 @@ def pieces(arguments: Arguments) -> list[Piece]:
 
     # The queries before `start` may attend every key. Block i has the queries from
     # start + i · rows on, and its span begins at key + i · rows.
-    start = min(max(first - offset, 0), q_len) if first else 0
+    start = 0 if arguments.mask.by_distance else min(max(first - offset, 0), q_len)
     rows = block_size(left, right)
     key, keys = start + offset - left, left + rows + right
     begin = max(0, -((key - first) // rows))
@@ -166,8 +166,11 @@ def pieces(arguments: Arguments) -> list[Piece]:
 
 
 def block_size(left: int, right: int) -> int:
-    """How many queries share a span: a power of two, about half as many as the keys of each."""
-    return min(max(32, 2 ** ((left + right) // 2).bit_length() // 2), 256)
+    """How many queries share a span: a power of two, about half as many as the keys of each.
+
+    In smaller blocks the spans take more memory, in larger ones more scores are masked out.
+    """
+    return max(32, 2 ** ((left + right) // 2).bit_length() // 2)
 
 
 def _table(arguments: Arguments, piece: Piece) -> Tensor:
@@ -196,7 +199,9 @@ def _bias(
     bias = bias.reshape((1,) * (len(entry) + 3 - bias.ndim) + bias.shape)
     bias = bias[tuple(i if size > 1 else 0 for i, size in zip(entry, bias.shape, strict=False))]
     row, key = piece.rows_and_keys(device, alike=False)
-    return _for_blocks(bias[:, row % bias.shape[-2], key % bias.shape[-1]])
+    # One number of the bias may stand in many blocks: its gradient is summed in float32.
+    exact = bias.to(torch.promote_types(bias.dtype, torch.float32))
+    return _for_blocks(exact[:, row % bias.shape[-2], key % bias.shape[-1]].to(bias.dtype))
 
 
 def _for_blocks(x: Tensor) -> Tensor:

@@ -216,22 +216,26 @@ def _block_pairs(layout: _Layout, causal: bool) -> _Pairs:
 
 def _allowed(layout: _Layout, pairs: _Pairs, causal: bool, attend_self: bool) -> Tensor:
     """Which places of the pairs of blocks may attend which: ``(pairs, block, block)``."""
-    row, key = layout.token[pairs.row][:, :, None], layout.token[pairs.key][:, None, :]
     nobody = len(layout.alone) - 1
-    allowed = (row != nobody) & (key != nobody)
+    filled = layout.token != nobody
+    allowed = filled[pairs.row][:, :, None] & filled[pairs.key][:, None, :]
+    token = layout.token.to(torch.int32) if nobody < 2**31 else layout.token
+    row, key = token[pairs.row][:, :, None], token[pairs.key][:, None, :]
     if causal:
-        allowed = allowed & (key <= row)  # tokens of one row: their order is that of positions
+        allowed &= key <= row  # tokens of one row: their order is that of positions
     if not attend_self:
-        allowed = allowed & ((key != row) | layout.alone[row])
+        allowed &= (key != row) | layout.alone[layout.token][pairs.row][:, :, None]
     return allowed
 
 
 def _times_met(bucket: Tensor, layout: _Layout, pairs: _Pairs) -> Tensor:
     """In how many rounds the tokens of the pairs meet: a key met twice still counts once."""
-    times = layout.token.new_zeros(len(pairs.row), _BLOCK, _BLOCK)
-    for one in bucket.flatten(1):
+    times = torch.zeros(
+        len(pairs.row), _BLOCK, _BLOCK, dtype=torch.int16, device=layout.token.device
+    )
+    for one in bucket.to(torch.int32).flatten(1):
         blocks = torch.cat([one, one.new_zeros(1)])[layout.token]
-        times = times + (blocks[pairs.row][:, :, None] == blocks[pairs.key][:, None, :])
+        times += blocks[pairs.row][:, :, None] == blocks[pairs.key][:, None, :]
     return times.clamp(min=1)
 
 

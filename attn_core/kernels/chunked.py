@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
@@ -101,8 +100,12 @@ class _Online(torch.autograd.Function):
         return walk.unfold_rows(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what is not there must not count as 0
+            raise RuntimeError(
+                "the chunked kernel has no second derivatives; the explicit one has them: "
+                'with attn_core.kernels.use("explicit")'
+            )
         *inputs, output, log_sum = ctx.saved_tensors
         query, key, value, sink, bias, *parameters = inputs
         arguments = ctx.arguments
@@ -277,7 +280,7 @@ class _Walk:
         group = self.arguments.group
         table = table.expand(*self.leading, self.heads, q.shape[1] // group, k.shape[1])
         row_is_used = table.any(-1).reshape(q.shape[:2])[..., None]
-        key_is_used = table.any(-2).reshape(self.batch, group, -1).any(1)[..., None]
+        key_is_used = table.any(-2).reshape(self.batch, group, k.shape[1]).any(1)[..., None]
         return (
             q.masked_fill(~row_is_used, 0.0),
             k.masked_fill(~key_is_used, 0.0),

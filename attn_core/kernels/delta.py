@@ -78,8 +78,8 @@ def delta_rule(
     ============  ==========  =========  ==========================================================
     linear        None        None       :math:`S_t = S_{t-1} + k_t v_t^\top`
     gated         given       None       :math:`S_t = e^{g_t} S_{t-1} + k_t v_t^\top`
-    delta         None        given      as above with :math:`g_t = 0`
-    gated delta   given       given      as above
+    delta         None        given      the above with :math:`g_t = 0`
+    gated delta   given       given      the above
     ============  ==========  =========  ==========================================================
 
     The linear rule adds: two values under one key become their sum. The delta rule overwrites:
@@ -116,9 +116,10 @@ def delta_rule(
         TypeError: if an argument has the wrong type or dtype.
         ValueError: if shapes, devices or ranges do not fit.
 
-    Source: Schlag, Irie and Schmidhuber (2021), section 4.2, delta; Yang et al. (2024), section 3,
-    in chunks; Yang, Kautz and Hatamizadeh (2025), section 3.1, gated delta; the ONNX operator
-    ``LinearAttention``, opset 27.
+    Source: Yang, Wang, Shen, Panda and Kim (2024), section 4, gated; Schlag, Irie and Schmidhuber
+    (2021), section 4.2, delta; Yang, Wang, Zhang, Shen and Kim (2024), section 3, in chunks; Yang,
+    Kautz and Hatamizadeh (2025), section 3.1, gated delta; the ONNX operator ``LinearAttention``,
+    opset 27.
 
     Example:
         >>> import torch

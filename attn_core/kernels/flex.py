@@ -61,7 +61,9 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         query, key, value = query.detach(), key.detach(), value.detach()
     mask, block_mask = arguments.mask, None
     if isinstance(mask, Tensor):
-        mask = masks.dense(mask)
+        assert table is not None
+        full = (*table.shape[:-2], arguments.q_len, arguments.k_len)
+        mask = masks.dense(table.expand(full))
     if mask is not None:
         block_mask = mask.block_mask(
             arguments.q_len, arguments.k_len, arguments.q_offset, device=query.device

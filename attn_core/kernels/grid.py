@@ -84,7 +84,7 @@ class Grid:
         nearest, furthest = rows.start + self.least_offset, rows.stop - 1 + self.greatest_offset
         begin = 0 if left is None else min(max(0, nearest - left), k_len)
         end = k_len if right is None else min(max(begin, furthest + right + 1), k_len)
-        if first and nearest < first:  # one of these queries may attend everything
+        if nearest < first and not mask.by_distance:  # this query may attend everything
             begin, end = 0, k_len
         before = min(first, begin)
         return _blocks(0, before, self.keys) + _blocks(begin, end, self.keys)

@@ -12,6 +12,7 @@ from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"
 _CHUNK = 64  # Tokens of a chunk of the causal form.
+_TOO_LITTLE = 1e-20  # A sum of weights so small may lack terms that single precision cannot hold.
 
 
 def orthogonal_projection(
@@ -121,14 +122,14 @@ def favor(
         \qquad q' = \frac{q}{D^{1/4}}, \quad k' = \frac{k}{D^{1/4}}
 
     with the features :math:`\varphi` of :func:`positive_features`. Each product estimates
-    :math:`\exp(q_i \cdot k_j / \sqrt D)` without bias, with an error that falls as :math:`1/\sqrt
-    m` and grows exponentially with the length of q' + k'; the quotient is biased a little. It
-    costs (L + S) × m × (D + Dv) multiplications instead of L × S × (D + Dv).
+    :math:`\exp(q_i \cdot k_j / \sqrt D)` without bias, with an error that falls as
+    :math:`1/\sqrt m` and grows exponentially with the length of :math:`q' + k'`; the quotient is
+    biased a little. It costs (L + S) × m × (D + Dv) multiplications instead of L × S × (D + Dv).
 
-    So that nothing over- or underflows, each feature is divided by its largest value among the
-    keys, which cancels out. In the causal form that is the largest value among the keys *so far*:
-    a maximum over all keys would let a later key change an earlier output. Here it leaves them as
-    they are, bit for bit.
+    So that nothing over- or underflows, the features of the keys are divided by their largest
+    value, which cancels out. In the causal form that is the largest value *so far*: a maximum over
+    all keys would let a later key change an earlier output. Here it leaves them as they are, bit
+    for bit.
 
     Args:
         query: ``(..., Hq, L, D)``.
@@ -207,16 +208,32 @@ def _sums(rows: Tensor, keys: Tensor, value: Tensor) -> Tensor:
 
 
 def _causal_sums(rows: Tensor, keys: Tensor, value: Tensor) -> Tensor:
-    """Σ_j φ(q_i)·φ(k_j) v_j over the keys up to the query's own, up to a factor of each query.
+    """Σ_j φ(q_i)·φ(k_j) v_j over the keys up to the query's own, up to a factor of each query."""
+    fixed = keys.detach()
+    largest = fixed.amax(-1, keepdim=True).cummax(-2).values  # of all features, of the keys so far
+    sums = _carried_sums(rows, keys, value, largest)
+    # Where a query reads features that are far below the largest, nothing is left of them. Those
+    # queries need the largest value of each feature by itself, at three times the cost.
+    lost = (sums[..., -1:] < _TOO_LITTLE) & ~largest.isneginf()
+    if lost.any():
+        sums = torch.where(lost, _carried_sums(rows, keys, value, fixed.cummax(-2).values), sums)
+    return sums
 
-    Dividing by the largest value so far means that whenever it grows, all that was summed before
-    shrinks: a memory that fades, for each feature by itself.
+
+def _carried_sums(rows: Tensor, keys: Tensor, value: Tensor, largest: Tensor) -> Tensor:
+    """Carry the sums along the sequence, divided by the largest value so far.
+
+    Whenever that grows, all that was summed before shrinks: it is a memory that fades.
+
+    Args:
+        rows: exponents of the queries, ``(..., Hkv, Hq / Hkv, L, m)``.
+        keys: exponents of the keys, ``(..., Hkv, 1, L, m)``.
+        value: ``(..., Hkv, 1, L, Dv + 1)``.
+        largest: the largest exponents so far, ``(..., Hkv, 1, L, m)`` or ``(..., Hkv, 1, L, 1)``.
     """
-    largest_raw = keys.detach().cummax(-2).values
-    largest = _finite(largest_raw)  # (..., Hkv, 1, L, m)
-    before, now = largest[..., :-1, :], largest[..., 1:, :]
-    # Where there was no key before, nothing can fade.
-    fades = (before - now).masked_fill(largest_raw[..., :-1, :].isneginf(), 0.0)
+    no_key_before = largest[..., :-1, :].isneginf()  # where nothing can fade
+    largest = _finite(largest)
+    fades = (largest[..., :-1, :] - largest[..., 1:, :]).masked_fill(no_key_before, 0.0)
     fades = torch.cat([torch.zeros_like(largest[..., :1, :]), fades], -2)
     leading = torch.broadcast_shapes(rows.shape[:-4], keys.shape[:-4], value.shape[:-4])
     kv_heads = keys.shape[-4]

@@ -10,6 +10,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments
+from attn_core.masks import Mask
+from attn_core.positions.bias import Bias
+
+_LARGE_BIAS, _LARGE_MASK = 2**20, 2**26
 
 
 def refusal(arguments: Arguments) -> str | None:
@@ -27,6 +31,17 @@ def refusal(arguments: Arguments) -> str | None:
 
 def reluctance(arguments: Arguments) -> str | None:
     """Say why another kernel is better, though this one can do the job, or None if none is."""
+    if torch.compiler.is_compiling():  # see chunked
+        return None
+    pairs = arguments.q_len * arguments.k_len
+    if isinstance(arguments.bias, Bias):
+        numbers = pairs * (arguments.bias.heads or 1)
+        if numbers > _LARGE_BIAS:
+            return f"bias {arguments.bias.name} would be a table of {numbers} numbers"
+    if isinstance(arguments.mask, Mask) and not arguments.is_causal_from_first_key:
+        numbers = pairs * (arguments.mask.batch or 1) * (arguments.mask.heads or 1)
+        if numbers > _LARGE_MASK:
+            return f"mask {arguments.mask.name} would be a table of {numbers} pairs"
     return None
 
 

@@ -91,10 +91,12 @@ class Join(torch.autograd.Function):
     def forward(shape: torch.Size, spans: tuple[Spans, ...], *pieces: Tensor) -> Tensor:
         batch, heads, length, width = shape
         spare = max(-span.length % span.step for span in spans)
-        x = pieces[0].new_zeros(batch, heads, length + spare, width)
+        # Many spans may meet at a position: half precision is too coarse for their sum.
+        dtype = torch.promote_types(pieces[0].dtype, torch.float32)
+        x = pieces[0].new_zeros(batch, heads, length + spare, width, dtype=dtype)
         for number, piece in enumerate(pieces):
             spans[number % len(spans)].add_to(x[number // len(spans)], piece)
-        return x[:, :, :length]
+        return x[:, :, :length].to(pieces[0].dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

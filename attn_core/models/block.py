@@ -44,7 +44,7 @@ class BlockCache(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Number of tokens seen so far: the position of the next one."""
+        """How many tokens were seen so far, which is the position of the next one."""
         return self.tokens.length
 
 

@@ -38,7 +38,7 @@ def mel_filters(bands: int, bins: int = _WINDOW // 2 + 1, rate: float = SAMPLE_R
         ValueError: if a size or ``rate`` is not positive.
         TypeError: if a size is not an integer.
 
-    Source: Slaney's Auditory Toolbox (1998), as Whisper's feature extraction uses it.
+    Source: Slaney (1998), whose bands Whisper's feature extraction uses.
 
     Example:
         >>> mel_filters(80).shape

@@ -54,6 +54,8 @@ class Whisper(nn.Module):
         max_frames: number of positions of the encoder, fiftieths of a second.
         max_len: number of positions of the decoder, tokens.
         rules: how a text begins and ends.
+        alignment_heads: (block, head) of the decoder's heads that follow the sound as it goes on,
+            where that is known.
 
     Raises:
         ValueError: if a size is not positive, ``dim`` no multiple of ``heads``, tokens are outside
@@ -84,10 +86,12 @@ class Whisper(nn.Module):
         max_frames: int = 1500,
         max_len: int = 448,
         rules: Rules = Rules(),  # noqa: B008 - it cannot be changed
+        alignment_heads: tuple[tuple[int, int], ...] = (),
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, dim=dim, bands=bands)
         self.rules = rules
+        self.alignment_heads = alignment_heads
         self.conv1 = nn.Conv1d(bands, dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, padding=1, stride=2)
         self.frame_position = LearnedEncoding(max_frames, dim)
@@ -250,6 +254,7 @@ class Whisper(nn.Module):
             rules=Rules(
                 never=tuple(config["suppress_ids"]), not_first=tuple(config["suppress_ids_begin"])
             ),
+            alignment_heads=tuple((block, head) for block, head in config["alignment_heads"]),
         )
         load_weights(model, renamed)
         return model.eval()

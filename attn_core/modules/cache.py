@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attn_core.checks import check_floating_point, check_sizes
-from attn_core.masks import Mask
+from attn_core.masks import Mask, causal
 
 
 class KVCache:
@@ -32,6 +32,7 @@ class KVCache:
     Attributes:
         length: number of tokens seen so far, those that were forgotten among them: the position of
             the next token.
+        holds_memory: whether :meth:`fill` put a memory into it, for cross-attention.
 
     Raises:
         ValueError: if both are given or one is out of range, the cache is full, keys and values
@@ -77,7 +78,7 @@ class KVCache:
         # The tokens that are kept stand in the two tensors from _first to _end; behind is room.
         self._first = 0
         self._end = 0
-        self._holds_memory = False
+        self.holds_memory = False
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
         """Append new keys and values, and give what the new queries may look at.
@@ -94,7 +95,7 @@ class KVCache:
             ValueError: as :class:`KVCache`.
             TypeError: as :class:`KVCache`.
         """
-        if self._holds_memory:
+        if self.holds_memory:
             raise ValueError(
                 "this cache holds the memory of cross-attention, which does not grow; "
                 "self-attention needs a cache of its own"
@@ -127,14 +128,14 @@ class KVCache:
             ValueError: if the cache is not empty, or has a ``window``.
             TypeError: as :class:`KVCache`.
         """
-        if self.length or self._holds_memory:
+        if self.length or self.holds_memory:
             raise ValueError(f"a memory needs an empty cache, got {self!r}: call reset() before")
         if self.window is not None:
             raise ValueError(f"a memory needs a cache that keeps all, got window {self.window}")
         self.update(key, value)
-        self._holds_memory = True
+        self.holds_memory = True
 
-    def mask_of_kept(self, mask: Tensor | Mask | None) -> Tensor | Mask | None:
+    def mask_of_kept(self, mask: Tensor | Mask | None, new: int) -> Tensor | Mask | None:
         """Give the mask for the keys that the next :meth:`update` returns.
 
         A mask counts positions from the first token ever seen. What has been forgotten is left out
@@ -143,13 +144,18 @@ class KVCache:
 
         Args:
             mask: a mask, a bool table of the keys that are kept, or None.
+            new: how many tokens come.
 
         Returns:
-            The same, and where tokens are forgotten a mask that counts from the first one kept.
+            A mask for the keys that are kept, which counts from the first of them; None for a
+            single token under :func:`masks.causal() <attn_core.masks.causal>`, which may attend
+            them all.
 
         Raises:
             ValueError: if the cache forgets and the mask looks further back.
         """
+        if self.window is None and mask is causal() and new == 1:
+            return None
         if self.window is None or isinstance(mask, Tensor):
             return mask
         if mask is None or mask.reach.left is None or mask.reach.left > self.window:
@@ -248,7 +254,14 @@ class KVCache:
     def _write(self, key: Tensor, value: Tensor) -> None:
         """Write behind what is kept, after making room where there is too little."""
         kept, needed = self.kept, self.kept + key.shape[-2]
-        if self._keys is None or self._end + key.shape[-2] > self._keys.shape[-2]:
+        is_full = self._keys is not None and self._end + key.shape[-2] > self._keys.shape[-2]
+        # What was made in inference mode may not be written to outside of it.
+        is_sealed = (
+            self._keys is not None
+            and self._keys.is_inference()
+            and not torch.is_inference_mode_enabled()
+        )
+        if self._keys is None or is_full or is_sealed:
             # Twice as much as is kept: by the time it is full, as many tokens came as are copied.
             room = max(needed, 2 * (self.window or kept)) if self.max_len is None else self.max_len
             keys = key.new_empty(*key.shape[:-2], room, key.shape[-1])
@@ -308,7 +321,7 @@ class KVCache:
         ]
         if self._keys is None:
             return f"KVCache({', '.join([*settings, 'empty'])})"
-        what = "memory" if self._holds_memory else "length"
+        what = "memory" if self.holds_memory else "length"
         kept = (
             f"keys {tuple(self.key.shape)}",
             f"values {tuple(self.value.shape)}",

@@ -45,9 +45,9 @@ class HardAttention(nn.Module):
     r"""Draw one key for each query, with the probabilities that soft attention has for weights.
 
     .. math::
-        s_i \sim \operatorname{Categorical}(a_{i1}, \dots, a_{iS}), \qquad
-        a_i = \operatorname{softmax}_j \operatorname{score}(q_i, k_j), \qquad
-        o_i = v_{s_i}
+        a_i &= \operatorname{softmax}_j \operatorname{score}(q_i, k_j) \\
+        s_i &\sim \operatorname{Categorical}(a_{i1}, \dots, a_{iS}) \\
+        o_i &= v_{s_i}
 
     The draw has no gradient: query and key learn through ``log_prob`` by
     :func:`reinforce_loss`. The value that was drawn learns as usual. While training it draws; while

@@ -37,11 +37,10 @@ class HierarchicalAttention(nn.Module):
 
     .. math::
         u_{ij} &= \tanh(W_w h_{ij} + b_w), \qquad
-        a_{ij} = \operatorname{softmax}_j(u_{ij} \cdot u_w), \qquad
-        s_i = \sum_j a_{ij} h_{ij} \\
+        s_i = \sum_j \operatorname{softmax}_j(u_{ij} \cdot u_w) \, h_{ij} \\
+        g &= \operatorname{encode}(s) \\
         u_i &= \tanh(W_s g_i + b_s), \qquad
-        a_i = \operatorname{softmax}_i(u_i \cdot u_s), \qquad
-        v = \sum_i a_i g_i, \qquad g = \operatorname{encode}(s)
+        v = \sum_i \operatorname{softmax}_i(u_i \cdot u_s) \, g_i
 
     Words and sentences are asked by a learned query each, :math:`u_w` and :math:`u_s`: which word
     matters in a sentence, and which sentence in a document? Padding takes no part. A sentence

@@ -16,22 +16,21 @@ class MultiHeadLatentAttention(nn.Module):
     r"""Attend in many heads whose keys and values are unfolded from one small latent vector.
 
     .. math::
-        c_j &= W_{DKV} \, x_j, \qquad
-        k^C_{j,h} = W_{UK}^h c_j, \qquad v_{j,h} = W_{UV}^h c_j, \qquad
-        k^R_j = \operatorname{rotary}(W_{KR} \, x_j) \\
+        c_j &= W_{DKV} \, x_j, \qquad c'_i = W_{DQ} \, x_i \\
+        k^C_{j,h} &= W_{UK}^h c_j, \qquad
+        k^R_j = \operatorname{rotary}(W_{KR} \, x_j), \qquad
+        v_{j,h} = W_{UV}^h c_j \\
         q^C_{i,h} &= W_{UQ}^h c'_i, \qquad
-        q^R_{i,h} = \operatorname{rotary}(W_{QR}^h c'_i), \qquad
-        c'_i = W_{DQ} \, x_i \\
-        s_{ij,h} &= \frac{q^C_{i,h} \cdot k^C_{j,h} + q^R_{i,h} \cdot k^R_j}
-                         {\sqrt{D + D_R}}, \qquad
-        y_i = W_O \Big[\dots;\, \sum_j \operatorname{softmax}_j(s_{ij,h}) \, v_{j,h};\, \dots\Big]
+        q^R_{i,h} = \operatorname{rotary}(W_{QR}^h c'_i) \\
+        s_{ij,h} &= \frac{q^C_{i,h} \cdot k^C_{j,h} + q^R_{i,h} \cdot k^R_j}{\sqrt{D + D_R}} \\
+        y_i &= W_O \Big[\dots;\, \sum_j \operatorname{softmax}_j(s_{ij,h}) \, v_{j,h};\, \dots\Big]
 
     Positions are *decoupled*: they turn a few entries of their own, the rotary key, which all heads
     share. The rest stays linear in the latent, and so the unfolding can be moved to the other side:
 
     .. math::
-        q^C_{i,h} \cdot W_{UK}^h c_j = ({W_{UK}^h}^\top q^C_{i,h}) \cdot c_j, \qquad
-        \sum_j a_{ij} W_{UV}^h c_j = W_{UV}^h \sum_j a_{ij} c_j
+        q^C_{i,h} \cdot W_{UK}^h c_j &= ({W_{UK}^h}^\top q^C_{i,h}) \cdot c_j \\
+        \sum_j a_{ij,h} \, W_{UV}^h c_j &= W_{UV}^h \sum_j a_{ij,h} \, c_j
 
     *Absorbed* like this, it is multi-query attention over the latents themselves. The result is the
     same; keys and values are never made. That is cheaper for few queries and many keys, as in
@@ -171,7 +170,7 @@ class MultiHeadLatentAttention(nn.Module):
         query, rotary_query = self._queries(x, positions)
         q_offset = None
         if cache is not None:
-            mask = cache.mask_of_kept(mask)
+            mask = cache.mask_of_kept(mask, x.shape[1])
             latent, rotary_key, q_offset = cache.update(latent, rotary_key)
 
         if absorbed is None:

@@ -19,9 +19,9 @@ class LocalMonotonic(nn.Module):
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
     .. math::
-        p_t = t, \qquad
-        a_t(s) = \operatorname{softmax}_{|s - p_t| \le D} \operatorname{score}(q_t, k_s), \qquad
-        c_t = \sum_s a_t(s) \, v_s
+        p_t &= t \\
+        a_t(s) &= \operatorname{softmax}_{|s - p_t| \le D} \operatorname{score}(q_t, k_s) \\
+        c_t &= \sum_s a_t(s) \, v_s
 
     It supposes that both sequences run in step. A query whose window lies behind the last key
     attends nothing and gives zeros.

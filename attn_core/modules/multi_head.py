@@ -150,7 +150,7 @@ class MultiHeadAttention(nn.Module):
         if cache is not None and is_self_attention:
             if q_offset is not None:
                 raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
-            mask = cache.mask_of_kept(mask)
+            mask = cache.mask_of_kept(mask, query.shape[1])
             queries = self._rotate(queries, cache.length)
             keys = self._rotate(self._keys(key), cache.length)
             keys, values, q_offset = cache.update(keys, self._values(value))
@@ -183,6 +183,11 @@ class MultiHeadAttention(nn.Module):
             return self._rotate(self._keys(key), 0), self._values(value)
         if not cache.length:
             cache.fill(self._rotate(self._keys(key), 0), self._values(value))
+        if not cache.holds_memory:
+            raise ValueError(
+                f"key is not the query, but the cache holds tokens of self-attention, {cache!r}: "
+                "cross-attention needs a cache of its own"
+            )
         for name, memory in (("key", key), ("value", value)):
             if memory.shape[:2] != (len(cache.key), cache.length):
                 raise ValueError(

@@ -132,8 +132,7 @@ def sparsemax_weights(rows: Tensor, alpha: Alpha = 2.0) -> Tensor:
         total = above.sum(-1, keepdim=True)
         count = above.sign_().sum(-1, keepdim=True)
         tau += (total - 1) / count.clamp_min(1) * moving
-        # A comparison with NaN is False: a row that holds one does not keep the others waiting.
-        moving &= (count != before).masked_fill(total.isnan(), False)
+        moving &= count != before  # the sign of NaN is 0: a row that holds one stands still
         if not moving.any():
             return torch.sub(z, tau, out=above).clamp_min_(0)
         before = count

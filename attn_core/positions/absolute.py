@@ -173,7 +173,7 @@ class LearnedEncoding(nn.Module):
                 f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
                 f"{int(positions.min())} to {int(positions.max())}"
             )
-        return x + self.weight[positions]
+        return x + self.weight[positions.long()]
 
     def extra_repr(self) -> str:
         max_len, dim = self.weight.shape

@@ -48,6 +48,7 @@ def t5_bucket(
         tensor([15, 10,  2,  1,  0, 17, 18, 26, 31])
     """
     check_integers("distance", distance)
+    distance = distance.long()
     per_direction = _buckets_per_direction(buckets, max_distance, bidirectional)
     starts = torch.tensor(_starts(per_direction, max_distance), device=distance.device)
     if not bidirectional:

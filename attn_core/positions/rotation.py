@@ -72,10 +72,8 @@ def rotary(
     """
     dim = _checked_dim(x, dim)
     _check_settings(base, pairing, scaling)
-    if positions is None:
-        positions = torch.arange(x.shape[-2], device=x.device)
-    _check_positions(positions, x)
-    return _turn(x, _angles_to_turns(positions, x, dim, base, scaling), pairing)
+    at = _checked_positions(positions, x)
+    return _turn(x, _turns(at, x, dim, base, scaling), pairing)
 
 
 class Rotary(nn.Module):
@@ -126,21 +124,19 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """Turn ``x`` ``(..., L, D)`` at ``positions``, by default 0 to L − 1."""
         dim = _checked_dim(x, self.dim)
-        if positions is None:
-            if x.shape[-2] <= _LONGEST_TABLE:
-                return _turn(x, self._grown_table(x, dim, x.shape[-2])[: x.shape[-2]], self.pairing)
-            positions = torch.arange(x.shape[-2], device=x.device)
-        _check_positions(positions, x)
-        if positions.is_floating_point() or positions.numel() == 0:
-            turns = _angles_to_turns(positions, x, dim, self.base, self.scaling)
-        else:
-            first, last = (int(position) for position in positions.aminmax())
+        return _turn(x, self._looked_up(positions, x, dim), self.pairing)
+
+    def _looked_up(self, positions: Tensor | None, x: Tensor, dim: int) -> Tensor:
+        """The turns at these positions, from the table where they are in it or can be."""
+        length = x.shape[-2]
+        if positions is None and length <= _LONGEST_TABLE:
+            return self._grown_table(x, dim, length)[:length]
+        at = _checked_positions(positions, x)
+        if at.numel() and not at.is_floating_point():
+            first, last = (int(end) for end in at.aminmax())
             if first >= 0 and last < _LONGEST_TABLE:
-                rows = positions.unsqueeze(1) if positions.ndim == 2 else positions  # heads alike
-                turns = self._grown_table(x, dim, last + 1)[rows]
-            else:
-                turns = _angles_to_turns(positions, x, dim, self.base, self.scaling)
-        return _turn(x, turns, self.pairing)
+                return self._grown_table(x, dim, last + 1)[at.long()]
+        return _turns(at, x, dim, self.base, self.scaling)
 
     def _grown_table(self, x: Tensor, dim: int, length: int) -> Tensor:
         """The table for at least so many positions, made anew where the one at hand will not do."""
@@ -155,8 +151,8 @@ class Rotary(nn.Module):
             # A table made in inference mode could not take part in training later.
             with torch.inference_mode(False):
                 length = 1 << max(length - 1, 63).bit_length()  # at least 64, doubled as it grows
-                positions = torch.arange(length, device=x.device)
-                table = _angles_to_turns(positions, x, dim, self.base, self.scaling)
+                at = torch.arange(length, device=x.device)
+                table = _turns(at, x, dim, self.base, self.scaling)
             self._table = table
         return table
 
@@ -188,16 +184,12 @@ def _neighbours_as_complex(x: Tensor) -> Tensor:
     return torch.complex(*pairs.unbind(-1))
 
 
-def _angles_to_turns(
-    positions: Tensor, x: Tensor, dim: int, base: float, scaling: Scaling | None
-) -> Tensor:
+def _turns(at: Tensor, x: Tensor, dim: int, base: float, scaling: Scaling | None) -> Tensor:
     """The complex numbers attention_factor · exp(i p θ), exact in float64, then rounded."""
     scaling = Scaling() if scaling is None else scaling
     frequencies = scaling.frequencies(dim, base).to(x.device)
-    angles = positions.to(torch.float64)[..., None] * frequencies
+    angles = at.to(torch.float64)[..., None] * frequencies
     turns = torch.polar(torch.full_like(angles, scaling.attention_factor), angles)
-    if positions.ndim == 2:
-        turns = turns.unsqueeze(1)  # (batch, 1, L, dim / 2): all heads alike
     return turns.to(_complex_dtype(x))
 
 
@@ -241,7 +233,10 @@ def _check_settings(base: float, pairing: str, scaling: Scaling | None) -> None:
         )
 
 
-def _check_positions(positions: Tensor, x: Tensor) -> None:
+def _checked_positions(positions: Tensor | None, x: Tensor) -> Tensor:
+    """Positions ``(L,)``, or ``(batch, 1, L)``: all heads alike."""
+    if positions is None:
+        return torch.arange(x.shape[-2], device=x.device)
     if not (isinstance(positions, Tensor) and positions.is_floating_point()):
         check_integers("positions", positions)
     if positions.device != x.device:
@@ -256,3 +251,4 @@ def _check_positions(positions: Tensor, x: Tensor) -> None:
             f"got positions {tuple(positions.shape)}, x {tuple(x.shape)}"
             f"{hint if positions.ndim == 2 and x.ndim == 3 else ''}"
         )
+    return positions if positions.ndim == 1 else positions.unsqueeze(1)

@@ -99,7 +99,7 @@ class SegmentEncoding(nn.Module):
                 f"segment_ids must be from 0 to {segments - 1}, got {int(segment_ids.min())} to "
                 f"{int(segment_ids.max())}"
             )
-        return x + self.weight[segment_ids]
+        return x + self.weight[segment_ids.long()]
 
     def extra_repr(self) -> str:
         segments, dim = self.weight.shape

@@ -104,7 +104,6 @@ class _Inputs(NamedTuple):
 class _Steps(NamedTuple):
     """The intermediate results of attention, in their order."""
 
-    scores: Array
     capped: Array
     masked: Array
     weights: Array
@@ -164,7 +163,7 @@ def _prepare(
         mask = groups.split(mask)
         allowed = mask if allowed is None else mask & allowed
     if allowed is not None:
-        allowed = np.broadcast_to(allowed, score_shape)
+        allowed = np.atleast_2d(allowed)
         # What takes part nowhere becomes 0 here: further down 0 * nan would be nan.
         attends = np.any(allowed, axis=-1, keepdims=True)
         attended = transpose(np.any(allowed, axis=-2, keepdims=True))
@@ -177,9 +176,12 @@ def _prepare(
 def _compute(
     inputs: _Inputs, score: Score | None, normalizer: Normalizer | None, softcap: float | None
 ) -> _Steps:
-    scores = (dot if score is None else score)(inputs.query, inputs.key)
-    check_broadcasts_to("what score returns", scores, inputs.score_shape)
-    scaled = scores * inputs.scale
+    if score is None:  # a factor of the queries is one of the scores, and they are fewer
+        scaled = dot(inputs.query * inputs.scale, inputs.key)
+    else:
+        scores = score(inputs.query, inputs.key)
+        check_broadcasts_to("what score returns", scores, inputs.score_shape)
+        scaled = scores * inputs.scale
     capped = scaled if softcap is None else softcap * np.tanh(scaled / softcap)
     biased = capped if inputs.bias is None else capped + inputs.bias
 
@@ -191,11 +193,11 @@ def _compute(
 
     weights = (softmax if normalizer is None else normalizer)(masked, -1)
     check_same_shape("what normalizer returns", weights, inputs.score_shape)
-    if inputs.allowed is not None:
-        weights = np.where(inputs.allowed, weights, np.zeros_like(weights))
+    if inputs.allowed is not None and not attends.all():
+        weights = np.where(attends, weights, np.zeros_like(weights))
 
     output = weights @ inputs.value
-    return _Steps(scores, capped, masked, weights, output)
+    return _Steps(capped, masked, weights, output)
 
 
 def _join(groups: HeadGroups, array: Array) -> Array:

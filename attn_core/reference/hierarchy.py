@@ -76,10 +76,11 @@ def hierarchical(
 ) -> Array:
     r"""Sum the words of each sentence up, then the sentences of each document.
 
-    .. math:: u_{ij} = \tanh(W_w h_{ij} + b_w), \qquad
-              s_i = \sum_j \operatorname{softmax}_j(u_{ij} \cdot u_w) \, h_{ij} \\
-              u_i = \tanh(W_s s_i + b_s), \qquad
-              v = \sum_i \operatorname{softmax}_i(u_i \cdot u_s) \, s_i
+    .. math::
+        u_{ij} &= \tanh(W_w h_{ij} + b_w), \qquad
+        s_i = \sum_j \operatorname{softmax}_j(u_{ij} \cdot u_w) \, h_{ij} \\
+        u_i &= \tanh(W_s s_i + b_s), \qquad
+        v = \sum_i \operatorname{softmax}_i(u_i \cdot u_s) \, s_i
 
     Args:
         x: words, shape (..., sentences, words, D).

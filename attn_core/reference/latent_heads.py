@@ -85,10 +85,10 @@ def multi_head_latent(
     r"""Attend in many heads whose keys and values are unfolded from one small latent vector.
 
     .. math::
-        c_j &= W_{DKV} \, x_j, \quad k_{j,h} = [W_{UK}^h c_j;\, \operatorname{rotary}(W_{KR} x_j)],
-        \quad v_{j,h} = W_{UV}^h c_j \\
-        q_{i,h} &= [W_{UQ}^h x_i;\, \operatorname{rotary}(W_{QR}^h x_i)], \quad
-        y_i = W_O \, [\operatorname{Attention}(q_{i,1}, k_1, v_1); \dots]
+        c_j &= W_{DKV} \, x_j, \qquad v_{j,h} = W_{UV}^h c_j \\
+        k_{j,h} &= [W_{UK}^h c_j;\, \operatorname{rotary}(W_{KR} x_j)] \\
+        q_{i,h} &= [W_{UQ}^h x_i;\, \operatorname{rotary}(W_{QR}^h x_i)] \\
+        y_i &= W_O \, [\operatorname{Attention}(q_{i,1}, k_1, v_1); \dots]
 
     Queries are not compressed and no norm is applied. A cache would hold c and the turned key only.
 

@@ -49,8 +49,10 @@ def local_m(
 ) -> Array | AttentionOutput:
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
-    .. math:: p_t = t, \qquad a_t(s) = \operatorname{softmax}_{|s - p_t| \le D} (q_t \cdot k_s),
-              \qquad c_t = \sum_s a_t(s) \, v_s
+    .. math::
+        p_t &= t \\
+        a_t(s) &= \operatorname{softmax}_{|s - p_t| \le D} (q_t \cdot k_s) \\
+        c_t &= \sum_s a_t(s) \, v_s
 
     Args:
         query: queries, shape (B, L, W).
@@ -93,8 +95,9 @@ def local_m_backward(
 ) -> tuple[Array, Array, Array]:
     r"""Carry a gradient from the output of local-m back: attention's own way, inside the window.
 
-    .. math:: \bar s_t(s) = a_t(s) \Big( \bar a_t(s) - \sum_r a_t(r) \bar a_t(r) \Big), \qquad
-              \bar a_t(s) = \bar c_t \cdot v_s
+    .. math::
+        \bar a_t(s) &= \bar c_t \cdot v_s \\
+        \bar s_t(s) &= a_t(s) \Big( \bar a_t(s) - \sum_r a_t(r) \bar a_t(r) \Big)
 
     Args:
         grad_output: gradient of the loss with respect to the output, shape (B, L, Dv).
@@ -192,9 +195,11 @@ def local_p(
 ) -> Array | AttentionOutput:
     r"""Look around a place that the query predicts: Luong's *local-p*.
 
-    .. math:: p_t = S \cdot \sigma\big(v_p \cdot \tanh(W_p q_t)\big), \qquad
-              a_t(s) = \operatorname{softmax}_{|s - p_t| \le D} (q_t \cdot k_s)
-              \, e^{-(s - p_t)^2 / 2 \sigma^2}, \qquad \sigma = D / 2
+    .. math::
+        p_t &= S \cdot \sigma\big(v_p \cdot \tanh(W_p q_t)\big) \\
+        a_t(s) &= \operatorname{softmax}_{|s - p_t| \le D} (q_t \cdot k_s)
+        \, e^{-(s - p_t)^2 / 2 \sigma^2}, \qquad \sigma = D / 2 \\
+        c_t &= \sum_s a_t(s) \, v_s
 
     Args:
         query: queries, shape (B, L, W).
@@ -241,9 +246,10 @@ def local_p_backward(
 
     The Gaussian :math:`g` is all that teaches :math:`p_t`; where the window ends has no gradient.
 
-    .. math:: \bar p_t = \sum_s \bar a_t(s) \, a_t(s) \, \frac{s - p_t}{\sigma^2}, \qquad
-              \bar z_t = \bar p_t \, S \, \sigma(z_t) \big(1 - \sigma(z_t)\big), \qquad
-              z_t = v_p \cdot \tanh(W_p q_t)
+    .. math::
+        \bar p_t &= \sum_s \bar a_t(s) \, a_t(s) \, \frac{s - p_t}{\sigma^2} \\
+        \bar z_t &= \bar p_t \, S \, \sigma(z_t) \big(1 - \sigma(z_t)\big), \qquad
+        z_t = v_p \cdot \tanh(W_p q_t)
 
     Args:
         grad_output: gradient of the loss with respect to the output, shape (B, L, Dv).

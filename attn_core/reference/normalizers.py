@@ -69,9 +69,12 @@ def softmax(scores: Array, dim: int = -1, *, temperature: float = 1.0) -> Array:
     """
     check_float_arrays(min_dims=1, scores=scores)
     check_temperature(temperature)
-    exponentials = np.exp(subtract_maximum(scores, dim) / temperature)
-    total = exponentials.sum(axis=dim, keepdims=True)
-    weights: Array = exponentials / np.where(total == 0, np.ones_like(total), total)
+    shifted = subtract_maximum(scores, dim)
+    if temperature != 1:
+        shifted = shifted / temperature
+    weights: Array = np.exp(shifted, out=shifted)
+    total = weights.sum(axis=dim, keepdims=True)
+    weights /= np.where(total == 0, np.ones_like(total), total)
     return weights
 
 

@@ -52,6 +52,7 @@ def alibi_slopes(heads: int, slopes: Literal["released", "geometric"] = "release
         Slopes, shape (H,).
 
     Raises:
+        TypeError: heads is no integer.
         ValueError: heads is below 1, or slopes is unknown.
 
     Source: Press et al. 2022, section 3.
@@ -60,6 +61,8 @@ def alibi_slopes(heads: int, slopes: Literal["released", "geometric"] = "release
         >>> alibi_slopes(3, "released").tolist()
         [0.0625, 0.00390625, 0.25]
     """
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise TypeError(f"heads must be an integer, got {heads!r}")
     if heads < 1:
         raise ValueError(f"heads must be at least 1, got {heads}")
     if slopes not in ("released", "geometric"):
@@ -120,6 +123,7 @@ def t5_bucket(
         Integers from 0 to buckets - 1, shape of distance.
 
     Raises:
+        TypeError: distance holds no integers.
         ValueError: buckets is odd for two directions, too small, or max_distance is not above e.
 
     Source: Raffel et al. 2020, section 2.1, and their released code.
@@ -128,6 +132,7 @@ def t5_bucket(
         >>> t5_bucket(np.array([-200, -20, -2, 0, 2, 20, 200])).tolist()
         [15, 10, 2, 0, 18, 26, 31]
     """
+    _check_integers("distance", distance)
     n = buckets // 2 if bidirectional else buckets
     e = n // 2
     if e < 1 or (bidirectional and buckets % 2) or max_distance <= e:
@@ -176,10 +181,15 @@ def restarting(segment_ids: Array) -> Array:
         [0, 1, 2, 0, 1, 0]
     """
     segment_ids = np.asarray(segment_ids)
-    if not np.issubdtype(segment_ids.dtype, np.integer):
-        raise TypeError(f"segment_ids must hold integers, got {segment_ids.dtype}")
+    _check_integers("segment_ids", segment_ids)
     positions = np.zeros(segment_ids.shape, dtype=np.int64)
     for t in range(1, segment_ids.shape[-1]):
         goes_on = segment_ids[..., t] == segment_ids[..., t - 1]
         positions[..., t] = np.where(goes_on, positions[..., t - 1] + 1, 0)
     return positions
+
+
+def _check_integers(name: str, array: Array) -> None:
+    dtype = np.asarray(array).dtype
+    if not np.issubdtype(dtype, np.integer):
+        raise TypeError(f"{name} must hold integers, got {dtype}")

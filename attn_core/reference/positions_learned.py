@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from attn_core.reference.positions_fixed import t5_bucket
+from attn_core.reference.positions_fixed import _check_integers, t5_bucket
 from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, sum_to_shape
 
 
@@ -64,7 +64,7 @@ def t5_bias_backward(
 
     Raises:
         TypeError: as t5_bias.
-        ValueError: as t5_bias.
+        ValueError: as t5_bias, or grad_bias does not have the shape of the bias.
 
     Source: The chain rule.
 
@@ -74,6 +74,8 @@ def t5_bias_backward(
         [[1.0], [1.0], [0.0], [2.0]]
     """
     bucket = _t5_bucket(weight, distance, max_distance, bidirectional)
+    *batch, length, keys = bucket.shape[:1] * (bucket.ndim > 2) + bucket.shape[-2:]
+    check_same_shape("grad_bias", grad_bias, (*batch, weight.shape[1], length, keys))
     grad_weight = np.zeros_like(weight)
     for n in range(len(weight)):
         chosen = np.where(bucket == n, grad_bias, 0.0)  # (..., H, L, S)
@@ -146,7 +148,7 @@ def shaw_backward(
 
     Raises:
         TypeError: as shaw.
-        ValueError: as shaw.
+        ValueError: as shaw, or grad_bias does not have the shape of the scores.
 
     Source: The product rule.
 
@@ -157,6 +159,8 @@ def shaw_backward(
         [[[[110.0]]], [[0.0], [2.0], [2.0]]]
     """
     vectors, scale = _shaw_vectors(query, weight, distance, scale)
+    leading = np.broadcast_shapes(query.shape[:-2], vectors.shape[:-3])
+    check_same_shape("grad_bias", grad_bias, (*leading, *vectors.shape[-3:-1]))
     grad_query = scale * np.einsum("...ls,...lsd->...ld", grad_bias, vectors)
     grad_vectors = scale * np.einsum("...ls,...ld->...lsd", grad_bias, query)
     return sum_to_shape(grad_query, query.shape), _to_vectors(grad_vectors, weight, distance)
@@ -210,6 +214,7 @@ def shaw_values_backward(
 
     Raises:
         TypeError: as shaw_values.
+        ValueError: grad_output does not have the shape of what was added.
 
     Source: The product rule.
 
@@ -223,6 +228,8 @@ def shaw_values_backward(
     """
     check_float_arrays(weights=weights, weight=weight)
     vectors = _at_distance(weight, distance)
+    leading = np.broadcast_shapes(weights.shape[:-2], vectors.shape[:-3])
+    check_same_shape("grad_output", grad_output, (*leading, weights.shape[-2], weight.shape[-1]))
     grad_weights = np.einsum("...ld,...lsd->...ls", grad_output, vectors)
     grad_vectors = np.einsum("...ls,...ld->...lsd", weights, grad_output)
     return sum_to_shape(grad_weights, weights.shape), _to_vectors(grad_vectors, weight, distance)
@@ -275,7 +282,8 @@ def segment(x: Array, weight: Array, *, segment_ids: Array) -> Array:
         The encoded sequence, shape (..., L, D).
 
     Raises:
-        TypeError: x or weight is not an array of floating-point numbers.
+        TypeError: x or weight is not an array of floating-point numbers, or segment_ids holds no
+            integers.
         ValueError: their widths differ.
 
     Source: Devlin et al. 2019, section 3.
@@ -287,6 +295,7 @@ def segment(x: Array, weight: Array, *, segment_ids: Array) -> Array:
     """
     check_float_arrays(x=x, weight=weight)
     check_same_shape("weight", weight, (len(weight), x.shape[-1]))
+    _check_integers("segment_ids", segment_ids)
     encoded: Array = x + weight[segment_ids]
     return encoded
 
@@ -321,6 +330,7 @@ def segment_backward(
         [[2.0], [1.0]]
     """
     check_float_arrays(x=x, weight=weight)
+    _check_integers("segment_ids", segment_ids)
     check_same_shape("grad_output", grad_output, x.shape)
     grad_weight = np.zeros_like(weight)
     for n in range(len(weight)):

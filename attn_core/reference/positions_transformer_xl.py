@@ -96,7 +96,7 @@ def transformer_xl_backward(
 
     Raises:
         TypeError: as transformer_xl.
-        ValueError: as transformer_xl.
+        ValueError: as transformer_xl, or grad_bias does not have the shape of the bias.
 
     Source: The product rule.
 
@@ -111,6 +111,8 @@ def transformer_xl_backward(
     scale, waves_of_pairs, r = _prepare(
         query, key, content_bias, position_bias, position_weight, distance, base, scale
     )
+    leading = np.broadcast_shapes(query.shape[:-2], (*key.shape[:-3], 1), r.shape[:-3])
+    check_same_shape("grad_bias", grad_bias, (*leading, *r.shape[-3:-1]))
     g = scale * grad_bias
     grad_query = np.einsum("...hls,...hlsd->...hld", g, r)
     grad_key = np.einsum("...hls,hd->...hsd", g, content_bias)

@@ -22,6 +22,8 @@ MODULES = [
     "reference",
     "plot",
     "interpret",
+    "diagnosis",
+    "testing",
     "models.bert",
     "models.block",
     "models.copying",

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from attn_core.data import catalogues, fonts, packages
+from attn_core.data import catalogues, fonts, packages, pretrained
 
 
 def write_wheel(folder, name, files):
@@ -93,7 +93,15 @@ def test_every_data_package_is_pinned_with_a_hash_and_has_a_licence():
     assert all(package.licence and package.what for package in packages.PACKAGES)
 
 
-@pytest.mark.parametrize("load", [lambda: catalogues.pairs("fr"), fonts.chinese_path])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: catalogues.pairs("fr"),
+        fonts.chinese_path,
+        pretrained.minilm_folder,
+        pretrained.whisper_tokenizer,
+    ],
+)
 def test_missing_data_names_the_command_that_installs_it(load, tmp_path, monkeypatch):
     monkeypatch.setenv("ATTN_CORE_DATA", str(tmp_path))
     monkeypatch.setattr(sys, "path", [])

@@ -11,7 +11,6 @@ from attn_core import interpret, masks
 from attn_core.interpret import ablate_heads, record
 from attn_core.modules import AttentionPooling, KVCache, MultiHeadAttention, SelfAttention
 
-
 # PyTorch says that the nested tensors of its own encoder are a prototype.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 

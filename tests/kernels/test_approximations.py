@@ -65,6 +65,7 @@ def lsh(query, key, value, **options):
 
 ALL = [favor, linformer, nystrom, nystrom_exact_pinv, lsh]
 CAUSAL = [favor, lsh]
+FORMS = [(one, {}) for one in ALL] + [(one, {"causal": True}) for one in CAUSAL]
 
 
 def unit(x):
@@ -119,11 +120,14 @@ def test_steps_of_the_pseudo_inverse_lead_to_the_exact_one():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_lsh_with_one_bucket_is_exact(causal, rounds):
+@pytest.mark.parametrize("scale", [None, 2000.0])
+def test_lsh_with_one_bucket_is_exact(causal, rounds, scale):
     query, _, value = tokens(150)
-    seen = kernels.lsh(query, value, buckets=1, rounds=rounds, attend_self=True, causal=causal)
+    options = {"rounds": rounds, "attend_self": True, "causal": causal, "scale": scale}
+    seen = kernels.lsh(query, value, buckets=1, **options)
     mask = masks.causal() if causal else None
-    torch.testing.assert_close(seen, attention(query, unit(query), shared(value), mask=mask))
+    exact = attention(query, unit(query), shared(value), mask=mask, scale=scale)
+    torch.testing.assert_close(seen, exact)
 
 
 def shared(value):
@@ -260,11 +264,25 @@ def test_favor_comes_near_attention_with_many_features():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("size", [30.0, 1e4])
-def test_favor_is_finite_where_its_exponentials_are_not(causal, size):
+@pytest.mark.parametrize("padded", [0, 4])
+def test_favor_is_finite_where_its_exponentials_are_not(causal, size, padded):
     query, key, value = (x.float() for x in tokens(150))
-    results = output_and_gradients(favor, [query * size, key * size, value], causal=causal)
+    options = {"causal": causal, "mask": torch.arange(150) >= padded}
+    results = output_and_gradients(favor, [query * size, key * size, value], **options)
     assert all(torch.isfinite(x).all() for x in results)
     assert results[0].abs().max() <= value.abs().max() * 1.001
+
+
+@pytest.mark.parametrize("size", [1.0, 8.0, 30.0])
+def test_causal_favor_loses_no_feature_however_long_the_keys_are(size):
+    """The last token sees all keys, and without a causal form each feature is scaled by itself."""
+    query, key, value = (x.float() for x in tokens(150))
+    query, key = query * size, key * size
+    causal = favor(query, key, value, causal=True)
+    for length in (1, 30, 150):
+        upto = (x[..., :length, :] for x in (query, key, value))
+        expected = favor(*upto)[..., -1, :]
+        torch.testing.assert_close(causal[..., length - 1, :], expected, rtol=1e-2, atol=1e-3)
 
 
 def test_features_can_be_drawn_again_and_can_be_given():
@@ -365,12 +383,8 @@ def test_nystrom_takes_other_padding_for_queries_than_for_keys():
     assert nystrom(query, key, value, mask=masks.padding([9, 5])).isnan().all()
 
 
-@pytest.mark.parametrize("approximation", ALL)
-@pytest.mark.parametrize("causal", [False, True])
-def test_padding_changes_nothing_for_what_is_real(approximation, causal):
-    if causal and approximation not in CAUSAL:
-        pytest.skip("has no causal form")
-    options = {"causal": True} if causal else {}
+@pytest.mark.parametrize(("approximation", "options"), FORMS)
+def test_padding_changes_nothing_for_what_is_real(approximation, options):
     inputs = tokens(9)
     padded = approximation(*inputs, mask=masks.padding([9, 5]), **options)
     alone = approximation(*(x[1:, :, :5] for x in inputs), **options)
@@ -434,12 +448,8 @@ def test_leading_dimensions_may_be_any_and_none(approximation):
     torch.testing.assert_close(matrices, approximation(query, key, value)[0, 0])
 
 
-@pytest.mark.parametrize("approximation", ALL)
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradients(approximation, causal):
-    if causal and approximation not in CAUSAL:
-        pytest.skip("has no causal form")
-    options = {"causal": True} if causal else {}
+@pytest.mark.parametrize(("approximation", "options"), FORMS)
+def test_gradients(approximation, options):
     inputs = [x.requires_grad_() for x in tokens(5, batch=1, heads=2, kv_heads=1, width=3)]
     assert torch.autograd.gradcheck(
         lambda *x: approximation(*x, mask=torch.arange(5) < 4, **options), inputs
@@ -506,6 +516,18 @@ def test_half_precision_is_as_exact_as_the_plain_formula(approximation, plain, d
     for seen, error in zip(ours, allowed, strict=True):
         assert error > 0
         assert seen <= 2 * error
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("approximation", [favor, nystrom, nystrom_exact_pinv, lsh])
+def test_half_precision_is_single_precision_rounded_once(approximation, dtype):
+    query, key, value = (x.to(dtype) for x in tokens(9))
+    if approximation is lsh:
+        key = torch.zeros_like(key)
+    half = approximation(query, key, value)
+    assert half.dtype == dtype
+    single = approximation(query.float(), key.float(), value.float())
+    assert torch.equal(half, single.to(dtype))
 
 
 @pytest.mark.parametrize("approximation", ALL)

@@ -55,7 +55,7 @@ SHARED = {
     "scale text": ({"scale": "1"}, TypeError, ["scale", "'1'"]),
     "mask of floats": ({"mask": torch.ones(5)}, TypeError, ["mask", "float32"]),
     "mask list": ({"mask": [True]}, TypeError, ["mask", "list"]),
-    "mask of another length": ({"mask": REAL[:4]}, ValueError, ["mask", "(4,)"]),
+    "mask of another length": ({"mask": REAL[:4]}, ValueError, ["mask", "4)"]),
     "mask for each query": (
         {"mask": torch.ones(5, 5, dtype=torch.bool)},
         ValueError,

@@ -2,11 +2,14 @@
 
 import re
 import threading
+from functools import partial
 
 import pytest
 import torch
+from allocations import peak
 
-from attn_core import attention, kernels, masks, normalizers, scores
+from attn_core import attention, kernels, masks, normalizers, positions, scores
+from attn_core.kernels import banded, chunked, explicit, sdpa
 
 X = torch.ones(2, 3, 4)
 
@@ -30,15 +33,86 @@ X = torch.ones(2, 3, 4)
         ({"softcap": 2.0}, "explicit", "softcap"),
     ],
 )
-def test_the_fastest_kernel_that_can_runs_and_which_says_why(options, kernel, reason):
+def test_of_short_sequences_the_fused_kernel_runs_all_that_it_can(options, kernel, reason):
     choice = kernels.which(X, X, X, **options)
     assert choice.kernel == kernel
     assert f"{kernel} runs" in str(choice)
     if reason is None:
-        assert choice.refused == {}
+        assert "sdpa" not in choice.refused | choice.passed_over
     else:
         assert reason in choice.refused["sdpa"]
         assert reason in str(choice)
+
+
+SINK = partial(normalizers.softmax_with_sink, sink=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel", "passed_over"),
+    [
+        ({}, "sdpa", []),
+        ({"mask": masks.causal()}, "sdpa", []),
+        ({"mask": masks.causal(), "q_offset": 0}, "sdpa", []),
+        ({"mask": masks.window(100, 0)}, "banded", []),
+        ({"mask": masks.window(50, 50) | masks.global_tokens(4)}, "banded", []),
+        ({"mask": masks.window(100, 0) & masks.padding([900])}, "banded", []),
+        ({"mask": masks.window(100, 0), "softcap": 2.0}, "banded", []),
+        ({"mask": masks.window(100, 0), "normalizer": SINK}, "banded", []),
+        ({"mask": masks.window(100, 0), "normalizer": normalizers.sparsemax}, "banded", []),
+        ({"mask": masks.window(100, 0), "bias": positions.ALiBi(2)}, "banded", []),
+        ({"mask": masks.window(800, 0)}, "sdpa", ["banded"]),
+        ({"mask": masks.causal(), "bias": positions.ALiBi(2)}, "chunked", ["sdpa"]),
+        ({"bias": torch.zeros(1000, 1000)}, "sdpa", []),
+        ({"softcap": 2.0}, "chunked", []),
+        ({"normalizer": SINK}, "chunked", []),
+        ({"mask": masks.window(800, 0), "softcap": 2.0}, "chunked", ["banded"]),
+        ({"normalizer": normalizers.sparsemax}, "explicit", []),
+        ({"score": scores.cosine}, "explicit", []),
+    ],
+)
+def test_of_long_sequences_each_runs_what_it_is_made_for(options, kernel, passed_over):
+    x = torch.ones(1, 2, 1000, 4)
+    choice = kernels.which(x, x, x, **options)
+    assert choice.kernel == kernel
+    reluctant = [name for name in choice.passed_over if name != "flex"]
+    assert reluctant == passed_over
+    for name in passed_over:
+        assert f"{name} could: {choice.passed_over[name]}" in str(choice)
+
+
+def test_a_mask_that_would_be_a_huge_table_is_read_in_chunks():
+    x = torch.ones(1, 1, 9000, 4)
+    choice = kernels.which(x, x, x, mask=masks.causal() & masks.padding([8000]))
+    assert choice.kernel == "chunked"
+    assert "table of 81000000 pairs" in choice.passed_over["sdpa"]
+
+
+def test_flex_never_runs_unasked_and_says_so():
+    x = torch.ones(1, 2, 1000, 4)
+    for options in ({"normalizer": normalizers.sparsemax}, {"score": scores.cosine}):
+        assert kernels.which(x, x, x, **options).kernel != "flex"
+    reasons = kernels.which(X, X, X, softcap=2.0).passed_over
+    assert "behind your back" in reasons["flex"]
+    with kernels.use("flex"):
+        assert kernels.which(X, X, X, softcap=2.0).kernel == "flex"
+
+
+LONG = {
+    "banded": ({"mask": masks.window(100, 0)}, 1000),
+    "chunked": ({"softcap": 2.0}, 1000),
+    "sdpa": ({}, 10),
+    "explicit": ({"softcap": 2.0}, 10),
+}
+
+
+@pytest.mark.parametrize("kernel", LONG)
+def test_asking_for_weights_changes_neither_kernel_nor_output(kernel):
+    options, length = LONG[kernel]
+    x = torch.randn(1, 2, length, 4)
+    assert kernels.which(x, x, x, **options, return_weights=True).kernel == kernel
+    output, weights = attention(x, x, x, **options, return_weights=True)
+    assert torch.equal(output, attention(x, x, x, **options))
+    torch.testing.assert_close(weights @ x, output, rtol=1e-4, atol=1e-5)
 
 
 def test_without_keys_the_explicit_kernel_runs():
@@ -80,7 +154,8 @@ def test_an_exception_inside_the_block_frees_the_kernel():
 
 @pytest.mark.parametrize("kernel", ["flash", "", None, ["sdpa"]])
 def test_an_unknown_kernel_is_an_error_that_lists_the_known_ones(kernel):
-    message = rf"kernel must be one of .*explicit.*sdpa.*got {re.escape(repr(kernel))}"
+    names = ".*".join(["banded", "chunked", "explicit", "flex", "sdpa"])
+    message = rf"kernel must be one of .*{names}.*got {re.escape(repr(kernel))}"
     with pytest.raises(ValueError, match=message), kernels.use(kernel):
         pass
     assert kernels.which(X, X, X).kernel == "sdpa"
@@ -107,26 +182,55 @@ def test_a_kernel_fixed_in_one_thread_is_free_in_another():
 
 def test_the_kernel_that_which_names_is_the_one_that_runs(monkeypatch):
     ran = []
-    for name in ("explicit", "sdpa"):
-        module = getattr(kernels, name)
+    for module in (explicit, sdpa, chunked, banded):
+        name = module.__name__.split(".")[-1]
         run = module.run
         monkeypatch.setattr(
             module, "run", lambda call, name=name, run=run: (ran.append(name), run(call))[1]
         )
-    for options in ({}, {"softcap": 2.0}, {"return_weights": True}):
+    for options, length in [*LONG.values(), ({"return_weights": True}, 10)]:
+        x = torch.ones(1, 2, length, 4)
         ran.clear()
-        attention(X, X, X, **options)
-        assert ran == [kernels.which(X, X, X, **options).kernel]
+        attention(x, x, x, **options)
+        assert ran[0] == kernels.which(x, x, x, **options).kernel
     with kernels.use("explicit"):
         ran.clear()
         attention(X, X, X)
         assert ran == ["explicit"]
 
 
-def test_keys_and_values_of_grouped_heads_are_not_copied():
-    """Eight query heads share one key: the memory that is asked for holds no eighth copy of it."""
+@pytest.mark.parametrize("kernel", ["explicit", "sdpa", "chunked", "banded"])
+def test_keys_and_values_of_grouped_heads_are_not_copied(kernel):
+    """Eight query heads share one key: the memory that is asked for holds no copy of it."""
     query, key = torch.ones(1, 8, 1, 64), torch.ones(1, 1, 5000, 64)
-    with kernels.use("explicit"), torch.profiler.profile(profile_memory=True) as profile:
-        attention(query, key, key)
-    largest = max(event.self_cpu_memory_usage for event in profile.key_averages())
-    assert largest < key.nbytes
+    mask = masks.window(4999, 0) if kernel == "banded" else None
+    with kernels.use(kernel):
+        assert peak(lambda: attention(query, key, key, mask=mask, q_offset=4999)) < key.nbytes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mask": masks.causal()}, {"mask": masks.window(2, 0)}, {"softcap": 2.0}],
+    ids=["plain", "causal", "window", "softcap"],
+)
+def test_torch_compile_traces_attention_as_one_graph(options):
+    """Also where a kernel would run in a loop that cannot be traced."""
+    x = torch.randn(1, 2, 800, 4)
+    compiled = torch.compile(
+        lambda x: attention(x, x, x, **options), backend="eager", fullgraph=True
+    )
+    torch.testing.assert_close(compiled(x), attention(x, x, x, **options), rtol=1e-4, atol=1e-5)
+
+
+def test_torch_compile_notices_that_a_kernel_is_fixed():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(any("scaled_dot_product" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    compiled = torch.compile(lambda x: attention(x, x, x), backend=backend, fullgraph=True)
+    compiled(X)
+    with kernels.use("explicit"):
+        compiled(X)
+    assert seen == [True, False]

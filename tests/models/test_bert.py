@@ -202,6 +202,18 @@ def test_what_stands_on_padding_reaches_no_token():
     assert torch.equal(model.embed(ids, is_token), embedded)
 
 
+def test_a_text_without_tokens_has_a_vector_of_zeros_and_no_gradient():
+    model = make_model()
+    ids, is_token = tokens(9, 4)
+    is_token[1] = False
+    embedded = model.embed(ids, is_token)
+    assert torch.equal(embedded[1], torch.zeros(16))
+    embedded[1].sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert not any(torch.count_nonzero(gradient) for gradient in gradients)
+
+
 def test_every_token_matters_to_every_other_in_both_directions():
     model = make_model()
     ids, _ = tokens(6)

@@ -3,6 +3,7 @@ import torch
 from gradients import unreached
 from torch import nn
 
+from attn_core.interpret import record
 from attn_core.models.gpt import GPT
 from attn_core.positions import Rotary
 from attn_core.training import train
@@ -121,6 +122,19 @@ def test_generate_without_temperature_takes_the_most_probable_token_of_the_full_
     written = model.generate(ids, steps=6, temperature=0)
     assert torch.equal(written[:, :4], ids)
     assert torch.equal(model(written[:, :-1]).argmax(-1)[:, 3:], written[:, 4:])
+
+
+def test_what_is_recorded_while_a_text_is_written_are_the_rows_of_the_full_pass():
+    model = make_model()
+    text = model.generate(texts(length=1), steps=5, temperature=0)
+    with record(model) as whole:
+        model(text[:, :-1])
+    with record(model) as steps:
+        model.generate(texts(length=1), steps=5, temperature=0)
+    assert list(whole) == ["decoder.blocks.0.attention", "decoder.blocks.1.attention"]
+    for name, (weights,) in whole.items():
+        for place, row in enumerate(steps[name]):
+            torch.testing.assert_close(row[..., 0, :], weights[..., place, : place + 1])
 
 
 def test_generate_draws_with_the_models_chances():

@@ -9,6 +9,7 @@ from torch import nn
 from attn_core import masks
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.models.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from attn_core.positions import sinusoidal
 from attn_core.training import train
 
 NORMS = ["pre", "post"]
@@ -139,14 +140,48 @@ def test_generate_writes_padding_after_the_end_and_stops():
     assert model.generate(SOURCE, max_length=9).tolist() == [[EOS]] * 3
 
 
+def test_a_row_that_has_ended_is_padded_while_others_go_on(monkeypatch):
+    model = make_model()
+    script = torch.tensor([[5, EOS, 7, 8], [6, 7, 8, EOS], [EOS, 5, 5, 5]])
+
+    def decode(token, memory, mask, *, cache):
+        steps.append(token)
+        return F.one_hot(script[:, len(steps) - 1 : len(steps)], 11).float()
+
+    steps = []
+    monkeypatch.setattr(model, "decode", decode)
+    written = [[5, EOS, PAD, PAD], [6, 7, 8, EOS], [EOS, PAD, PAD, PAD]]
+    assert model.generate(SOURCE, max_length=9).tolist() == written
+    read = [[BOS, 5, EOS, PAD], [BOS, 6, 7, 8], [BOS, EOS, PAD, PAD]]
+    assert torch.cat(steps, dim=1).tolist() == read
+
+
 def test_generate_stops_at_the_longest_length():
     model = make_model()
     prefer(model, 7)
     assert model.generate(SOURCE, max_length=4).tolist() == [[7] * 4] * 3
 
 
-def test_the_loss_leaves_padding_out():
+def test_a_token_is_its_vector_times_the_root_of_the_width_plus_its_position():
     model = make_model()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.encode(SOURCE)
+    expected = 4 * model.source_embedding.weight[SOURCE] + sinusoidal(5, 16)  # 4² = 16
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_the_loss_is_the_mean_surprise_of_the_next_token_and_leaves_padding_out():
+    model = make_model()
+    chances = model(SOURCE, TARGET).log_softmax(-1)
+    surprises = [
+        -chances[row, place, TARGET[row, place + 1]]
+        for row in range(3)
+        for place in range(4)
+        if TARGET[row, place + 1] != PAD
+    ]
+    assert len(surprises) == 9
+    torch.testing.assert_close(model.loss(SOURCE, TARGET), torch.stack(surprises).mean())
     longer = F.pad(TARGET, (0, 3))
     torch.testing.assert_close(model.loss(SOURCE, longer), model.loss(SOURCE, TARGET))
 
@@ -173,18 +208,18 @@ def test_weights_of_every_block_and_the_same_output(norm):
 def test_it_learns_to_reverse_what_it_has_not_seen():
     """Positions, cross-attention and the causal mask all have to work for that."""
     torch.manual_seed(0)
-    words = torch.tensor(list(itertools.product(range(4, 8), repeat=5)))
+    words = torch.tensor(list(itertools.product(range(4, 8), repeat=4)))
     words = words[torch.randperm(len(words))]
     ends = torch.ones(len(words), 1, dtype=torch.int64)
     reversed_words = torch.cat([BOS * ends, words.flip(1), EOS * ends], dim=1)
-    train_set, test_set = torch.arange(900), torch.arange(900, 1024)
+    train_set, test_set = torch.arange(200), torch.arange(200, 256)
     model = Transformer(8, 8, 32, 4, 2, norm="pre", hidden_dim=64)
-    batches = [train_set[torch.randperm(900)[:64]] for _ in range(250)]
+    batches = [train_set[torch.randperm(200)[:64]] for _ in range(200)]
     train(model, lambda b: model.loss(words[b], reversed_words[b]), batches, learning_rate=5e-3)
     model.eval()
-    guessing = torch.tensor(4.0).log() * 5 / 6  # five of four letters, and the end is no news
+    guessing = torch.tensor(4.0).log() * 4 / 5  # four of four letters, and the end is no news
     with torch.no_grad():
         assert model.loss(words[test_set], reversed_words[test_set]) < 0.1 * guessing
-    written = model.generate(words[test_set], max_length=6)
+    written = model.generate(words[test_set], max_length=5)
     share_right = (written == reversed_words[test_set][:, 1:]).all(1).float().mean()
     assert share_right > 0.95

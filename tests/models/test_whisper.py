@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from attn_core.data import pretrained
+from attn_core.interpret import record
 from attn_core.models import whisper
 from attn_core.models.spectrogram import log_mel
 from attn_core.models.weights import read_ctranslate2
@@ -120,6 +122,12 @@ def test_so_do_the_weights_on_the_sound(tiny, sound, expected):
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 6, 7))
 
 
+def test_the_heads_that_follow_the_sound_are_those_of_the_package(tiny):
+    config = json.loads((pretrained.whisper_folder() / "config.json").read_text())
+    assert [list(place) for place in tiny.alignment_heads] == config["alignment_heads"]
+    assert all(block < 4 and head < 6 for block, head in tiny.alignment_heads)
+
+
 @torch.no_grad()
 def test_it_writes_what_hugging_faces_logits_say(tiny, hugging_face, expected, sound):
     rules = tiny.rules
@@ -206,6 +214,14 @@ def test_every_moment_of_the_sound_matters():
         changed = sounds(1)
         changed[..., frame] = changed[..., frame].flip(-1)
         assert not torch.isclose(model(changed, ids), before).all(-1).any()
+
+
+def test_what_it_aligns_is_what_its_layers_attend_to():
+    model, ids = make_model(), torch.tensor([[1, 2, 7, 8]] * 3)
+    with record(model) as layers:
+        model(sounds(), ids)
+    expected = [layers[f"decoder.blocks.{number}.memory_attention"][0] for number in (0, 1)]
+    assert torch.equal(model.align(sounds(), ids), torch.stack(expected, dim=1))
 
 
 def test_two_frames_become_one_position():

@@ -79,6 +79,11 @@ LATENT = {
         ValueError,
         ["key", "(2, 1, 5, 3)", "(2, 3, 5, 4)"],
     ),
+    "cache that forgets": (
+        lambda: latent(X, mask=masks.causal(), cache=KVCache(window=3)),
+        ValueError,
+        ["3 tokens", "causal()", "masks.window(3, 0)"],
+    ),
     "cache full": (
         lambda: latent(X, cache=KVCache(max_len=4)),
         ValueError,

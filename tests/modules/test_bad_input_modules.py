@@ -129,23 +129,23 @@ CACHE = {
     "reorder too high": (lambda: filled().reorder([0, 2]), ValueError, ["0 to 1", "[0, 2]"]),
     "reorder negative": (lambda: filled().reorder([-1]), ValueError, ["0 to 1", "[-1]"]),
     "a mask that looks too far": (
-        lambda: KVCache(window=3).mask_of_kept(masks.window(4, 0)),
+        lambda: KVCache(window=3).mask_of_kept(masks.window(4, 0), 2),
         ValueError,
         ["3 tokens", "window(4, 0)", "masks.window(3, 0)"],
     ),
     "a mask that looks everywhere": (
-        lambda: KVCache(window=3).mask_of_kept(masks.causal()),
+        lambda: KVCache(window=3).mask_of_kept(masks.causal(), 1),
         ValueError,
         ["3 tokens", "causal()"],
     ),
     "no mask": (
-        lambda: KVCache(window=3).mask_of_kept(None),
+        lambda: KVCache(window=3).mask_of_kept(None, 1),
         ValueError,
         ["3 tokens", "None"],
     ),
     "a mask of first tokens": (
         lambda: KVCache(window=3).mask_of_kept(
-            masks.Mask(lambda at: at.key < 1, "sinks", reach=masks.Reach(3, 0, first=1))
+            masks.Mask(lambda at: at.key < 1, "sinks", reach=masks.Reach(3, 0, first=1)), 1
         ),
         ValueError,
         ["sinks", "first", "forgets"],
@@ -189,6 +189,11 @@ MULTI_HEAD = {
         lambda: layer(X[:1], X[:1] + 1, cache=with_memory()),
         ValueError,
         ["memory of 5 vectors", "batch of 2", "key", "(1, 5, 8)"],
+    ),
+    "a history as memory": (
+        lambda: layer(X, X + 1, cache=filled()),
+        ValueError,
+        ["key is not the query", "self-attention", "length=5", "a cache of its own"],
     ),
     "a memory as history": (
         lambda: decode(with_memory()),

@@ -148,6 +148,17 @@ def test_writing_without_gradients_spoils_no_graph():
     assert cache.length == 6
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_len": 9}, {"window": 9}], ids=str)
+@pytest.mark.parametrize("order", [True, False], ids=["inference mode first", "no_grad first"])
+def test_both_ways_to_go_without_gradients_may_follow_each_other(settings, order):
+    cache = KVCache(**settings)
+    for first, inference in [(0, order), (3, not order), (6, order)]:
+        with torch.inference_mode() if inference else torch.no_grad():
+            key = tokens(3, first=first)
+            seen, _, _ = cache.update(key, key)
+    assert numbers_of(seen) == list(range(9))
+
+
 def test_a_cache_with_max_len_refuses_to_write_into_a_graph():
     cache = KVCache(max_len=9)
     with pytest.raises(ValueError, match=r"max_len 9.*gradients are enabled.*no_grad"):
@@ -227,18 +238,20 @@ def test_a_mask_counts_from_the_first_token_ever_seen(seen, new, window, data):
     """What a sliding cache shows is the full mask, its first columns cut off."""
     total = seen + new
     mask = masks.window(data.draw(st.integers(0, window)), data.draw(st.integers(0, 2)))
-    kind = data.draw(st.sampled_from(["alone", "padding", "left padding", "table"]))
+    kind = data.draw(st.sampled_from(["alone", "padding", "left padding", "table", "document"]))
     if kind == "padding":
         mask = mask & masks.padding([total, total // 2])
     if kind == "left padding":
         mask = mask & ~masks.padding([0, total // 2])
+    if kind == "document":
+        mask = mask & masks.document(torch.arange(total) // 3)
     if kind == "table":
         mask = mask & masks.dense(torch.rand(new, total) < 0.5)
     cache = KVCache(window=window)
     with torch.no_grad():
         if seen:
             feed(cache, [seen])
-        kept_mask = cache.mask_of_kept(mask)
+        kept_mask = cache.mask_of_kept(mask, new)
         key = tokens(new, first=seen)
         key, _, q_offset = cache.update(key, key[..., :1])
     full = mask.dense(new, total, q_offset=seen)
@@ -246,3 +259,30 @@ def test_a_mask_counts_from_the_first_token_ever_seen(seen, new, window, data):
     shown = kept_mask.dense(new, key.shape[-2], q_offset=q_offset)
     assert torch.equal(shown, full[..., total - key.shape[-2] :])
     assert kept_mask.reach == mask.reach
+
+
+def test_a_single_token_needs_no_causal_mask_and_several_do():
+    cache = KVCache()
+    with torch.no_grad():
+        feed(cache, [3])
+    assert cache.mask_of_kept(masks.causal(), 1) is None
+    assert cache.mask_of_kept(masks.causal(), 2) is masks.causal()
+    both = masks.causal() & masks.padding([2, 3])
+    assert cache.mask_of_kept(both, 1) is both
+
+
+@pytest.mark.parametrize(
+    "table",
+    [masks.document([0, 0, 1, 1]), masks.block_sparse(torch.ones(2, 2, dtype=torch.bool), 2)],
+    ids=repr,
+)
+def test_a_mask_that_ends_ends_for_a_sliding_cache_too(table):
+    """It has four keys; the sixth token is beyond them, though only three are kept."""
+    mask = masks.window(2, 0) & table
+    with pytest.raises(ValueError, match="4 keys"):
+        mask.dense(1, 6, q_offset=5)
+    cache = KVCache(window=2)
+    with torch.no_grad():
+        feed(cache, [5])
+    with pytest.raises(ValueError, match="keys, got 3"):
+        cache.mask_of_kept(mask, 1).dense(1, 3, q_offset=2)

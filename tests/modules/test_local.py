@@ -78,6 +78,17 @@ def test_local_p_looks_between_the_first_and_the_last_real_key():
     assert centers[1].max() > 3.5
 
 
+@pytest.mark.parametrize("window", [1, 2])
+def test_the_keys_at_the_ends_of_the_window_are_inside(window):
+    """With equal scores for all places the centre is half the number of keys, exactly."""
+    layer, (query, key) = predictive(window), normal((1, 1, 4), (1, 6, 4))
+    with torch.no_grad():
+        layer.position_vector.zero_()
+    weights = layer(query, key, return_weights=True).weights[0, 0]
+    assert layer.centers(query, key).item() == 3
+    assert weights.nonzero().flatten().tolist() == list(range(3 - window, 3 + window + 1))
+
+
 def test_local_p_learns_where_to_look():
     """Only the Gaussian tells the centre where to go: it finds the key that is asked for."""
     layer, (query, key) = predictive(window=5), normal((1, 1, 4), (1, 12, 4))

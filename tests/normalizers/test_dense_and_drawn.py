@@ -26,7 +26,8 @@ def test_a_temperature_divides_the_scores(seed, temperature):
 
 def test_cold_is_hard_and_hot_is_uniform():
     scores = normal(4, 6)
-    cold, hot = (normalizers.softmax(scores, temperature=t) for t in (1e-300, 1e9))
+    cold, hot = (normalizers.softmax(scores, temperature=t) for t in (1e-308, 1e9))
+    assert torch.equal(normalizers.softmax(1e9 * scores, temperature=1e-308), cold)
     assert torch.equal(cold, normalizers.hard(scores))
     torch.testing.assert_close(hot, torch.full_like(hot, 1 / 6), rtol=0, atol=1e-8)
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_attention import plain_attention
+from small_blocks import small_blocks
 
 from attn_core import attention, kernels, masks
 from attn_core.positions import (
@@ -70,21 +71,41 @@ def kernels_that_can(*tensors, **options):
 @pytest.mark.parametrize("name", BIASES)
 def test_every_kernel_gives_what_the_table_of_the_bias_gives(name, kv_heads, offset):
     bias = made(name)
-    tensors = inputs(kv_heads, q_len=5, k_len=5 if offset is None else 7)
+    tensors = [x.requires_grad_() for x in inputs(kv_heads, k_len=5 if offset is None else 7)]
+    leaves = [*tensors, *bias.parameters()]
+    grad_output = normal(2, HEADS, 5, 3, seed=9)
     for mask in (None, masks.causal(), masks.window(2, 1) | masks.global_tokens(1)):
         options = {"mask": mask, "q_offset": offset}
-        written = table(bias, tensors[0], tensors[1], offset)
         allowed = torch.ones(1, 1, 1, 1, dtype=torch.bool)
         if mask is not None:
             allowed = mask.dense(5, tensors[1].shape[-2], offset)
+        written = table(bias, tensors[0], tensors[1], offset)
         expected, weights = plain_attention(*tensors, allowed, bias=written)
+        gradients = torch.autograd.grad(expected, leaves, grad_output)
         able = list(kernels_that_can(*tensors, bias=bias, **options))
         assert {"explicit", "sdpa"} <= set(able)
         for kernel in able:
-            with kernels.use(kernel):
+            with small_blocks(), kernels.use(kernel):
                 output, seen = attention(*tensors, bias=bias, return_weights=True, **options)
             torch.testing.assert_close(output, expected, **TOLERANCE)
             torch.testing.assert_close(seen, weights, **TOLERANCE)
+            with small_blocks():
+                ours = torch.autograd.grad(output, leaves, grad_output)
+            torch.testing.assert_close(ours, gradients, **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_kernels_without_gradients_agree_too():
+    """FlexAttention has no backward on CPU, so it ran nowhere above."""
+    tensors = inputs(kv_heads=2)
+    for name in BIASES:
+        bias = made(name).requires_grad_(False)
+        with kernels.use("explicit"):
+            expected = attention(*tensors, bias=bias, mask=masks.causal())
+        for kernel in kernels_that_can(*tensors, bias=bias, mask=masks.causal()):
+            with small_blocks(), kernels.use(kernel):
+                output = attention(*tensors, bias=bias, mask=masks.causal())
+            torch.testing.assert_close(output, expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", BIASES)

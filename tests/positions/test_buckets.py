@@ -88,6 +88,14 @@ def test_the_layer_looks_up_the_bucket_of_any_distance(per_direction, beyond, bi
     assert torch.equal(seen, expected)
 
 
+def test_integers_of_any_size():
+    for dtype in (torch.uint8, torch.int8, torch.int32):
+        for bidirectional in (True, False):
+            distance = torch.tensor([0, 1, 9, 100], dtype=dtype)
+            seen = t5_bucket(distance, bidirectional=bidirectional)
+            assert torch.equal(seen, t5_bucket(distance.long(), bidirectional=bidirectional))
+
+
 def test_heads_have_numbers_of_their_own_and_distances_share_theirs():
     bias = T5Bias(heads=3, buckets=4, max_distance=4)
     bias.weight.data = torch.arange(12.0).reshape(4, 3)

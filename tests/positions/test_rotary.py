@@ -202,7 +202,8 @@ def test_half_precision_is_rounded_once(dtype, pairing):
     for turned in (rotary(x, pairing=pairing), Rotary(pairing=pairing)(x)):
         assert turned.dtype == dtype
         exact = rotary(x.double(), pairing=pairing)
-        assert ((turned.double() - exact).abs() <= 0.51 * torch.finfo(dtype).eps * 8).all()
+        half_an_ulp = 0.501 * torch.finfo(dtype).eps * exact.abs()
+        assert ((turned.double() - exact).abs() <= half_an_ulp + 2e-6).all()
         plain = turned_by_plain_formula(x, pairing)
         ours = (turned.double() - exact).abs().max()
         assert ours <= (plain.double() - exact).abs().max()
@@ -232,6 +233,15 @@ def test_the_layer_keeps_its_table_and_the_table_is_no_state():
     assert torch.equal(copied(normal(5, 8)), layer(normal(5, 8)))
 
 
+def test_the_table_follows_dtype_and_device():
+    layer, x = Rotary(), normal(5, 8)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.float64, torch.bfloat16):
+        assert torch.equal(layer(x.to(dtype)), rotary(x.to(dtype)))
+    for device in ("meta", "cpu"):
+        assert layer(x.to(device)).device.type == device
+    assert torch.equal(layer.half()(x), rotary(x))  # x decides, not what the layer is cast to
+
+
 @given(
     steps=st.lists(
         st.tuples(
@@ -257,6 +267,15 @@ def test_the_layer_does_what_the_function_does_whatever_came_before(steps):
         }[start]
         expected = rotary(x, positions, scaling=LinearScaling(3.0))
         assert torch.equal(layer(x, positions), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_integers_of_any_size(dtype):
+    x = normal(2, 1, 4, 6)
+    positions = torch.tensor([1, 0, 5, 1], dtype=dtype)
+    expected = rotary(x, torch.tensor([1.0, 0.0, 5.0, 1.0]))
+    assert torch.equal(rotary(x, positions), expected)
+    assert torch.equal(Rotary()(x, positions), expected)
 
 
 def test_a_layer_used_in_inference_mode_can_be_trained_afterwards():

@@ -68,6 +68,16 @@ def test_each_vector_gets_the_vector_of_its_segment():
     assert layer(x[:, :0], ids[:, :0]).shape == (2, 0, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_integers_of_any_size(dtype):
+    x, ids = torch.zeros(4, 6), torch.tensor([0, 1, 1, 0])
+    small = ids.to(dtype)
+    assert torch.equal(restarting(small), restarting(ids))
+    segments, learned = SegmentEncoding(2, 6), LearnedEncoding(9, 6)
+    assert torch.equal(segments(x, small), segments(x, ids))
+    assert torch.equal(learned(x, positions=small), learned(x, positions=ids))
+
+
 def test_a_segment_learns_from_its_own_vectors():
     layer = SegmentEncoding(3, 2)
     x = torch.zeros(2, 4, 2, requires_grad=True)
