@@ -13,7 +13,7 @@ from attn_core.diagnosis.report import Report
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CATALOGUE", "Mistake", "Report", "diagnose"]
+__all__ = ["CATALOGUE", "Mistake", "Report"]
 
 
 def diagnose(

@@ -52,6 +52,7 @@ class Report:
         notes: what is worth knowing and no mistake.
         needs_equal_lengths: whether it only takes as many keys as queries.
         is_unexplained: whether no mistakes explain it.
+        is_module: whether it was judged from outside, as modules and generators are.
     """
 
     name: str

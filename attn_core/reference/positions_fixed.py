@@ -37,6 +37,19 @@ def distances(q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = Non
     return _distance(q_len, k_len, q_offset)
 
 
+def check_distance(distance: Array, shape: tuple[int, ...] | None = None) -> None:
+    """Raise an error that names it unless it holds a distance for each query and key."""
+    if not isinstance(distance, np.ndarray):
+        raise TypeError(f"distance must be a NumPy array, got {type(distance).__name__}")
+    shape = distance.shape[-2:] if shape is None else shape
+    per_batch_entry = distance.ndim == 4 and distance.shape[1] == 1
+    if not (distance.ndim == 2 or per_batch_entry) or distance.shape[-2:] != shape:
+        raise ValueError(
+            f"distance must have shape (L, S) or (B, 1, L, S) with (L, S) = {shape}, got "
+            f"{distance.shape}"
+        )
+
+
 def alibi_slopes(heads: int, slopes: Literal["released", "geometric"] = "released") -> Array:
     r"""Give each head the slope with which its scores fall off.
 
@@ -91,7 +104,8 @@ def alibi(
         The bias, shape (H, L, S) or (B, H, L, S).
 
     Raises:
-        ValueError: as alibi_slopes.
+        TypeError: as alibi_slopes, or distance is not an array.
+        ValueError: as alibi_slopes, or distance has another shape.
 
     Source: Press et al. 2022, section 3.
 
@@ -99,6 +113,7 @@ def alibi(
         >>> alibi(distances(2, 2), heads=2).tolist()
         [[[0.0, -0.0625], [-0.0625, 0.0]], [[0.0, -0.00390625], [-0.00390625, 0.0]]]
     """
+    check_distance(distance)
     bias: Array = alibi_slopes(heads, slopes)[:, None, None] * -np.abs(distance)
     return bias
 

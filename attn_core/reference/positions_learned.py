@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from attn_core.reference.positions_fixed import _check_integers, t5_bucket
+from attn_core.reference.positions_fixed import _check_integers, check_distance, t5_bucket
 from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, sum_to_shape
 
 
@@ -26,7 +26,7 @@ def t5_bias(
 
     Raises:
         TypeError: weight is not an array of floating-point numbers.
-        ValueError: as t5_bucket.
+        ValueError: as t5_bucket, or distance has another shape.
 
     Source: Raffel et al. 2020, section 2.1.
 
@@ -85,6 +85,7 @@ def t5_bias_backward(
 
 def _t5_bucket(weight: Array, distance: Array, max_distance: int, bidirectional: bool) -> Array:
     check_float_arrays(weight=weight)
+    check_distance(distance)
     return t5_bucket(
         distance, buckets=len(weight), max_distance=max_distance, bidirectional=bidirectional
     )
@@ -108,7 +109,7 @@ def shaw(query: Array, weight: Array, *, distance: Array, scale: float | None = 
 
     Raises:
         TypeError: query or weight is not an array of floating-point numbers.
-        ValueError: their widths differ.
+        ValueError: their widths differ, or distance does not fit the queries.
 
     Source: Shaw et al. 2018, equation 5.
 
@@ -181,6 +182,7 @@ def shaw_values(weights: Array, weight: Array, *, distance: Array) -> Array:
 
     Raises:
         TypeError: weights or weight is not an array of floating-point numbers.
+        ValueError: distance has another shape than weights.
 
     Source: Shaw et al. 2018, equation 3.
 
@@ -190,6 +192,7 @@ def shaw_values(weights: Array, weight: Array, *, distance: Array) -> Array:
         [[[28.0]]]
     """
     check_float_arrays(weights=weights, weight=weight)
+    check_distance(distance, weights.shape[-2:])
     vectors = _at_distance(weight, distance)
     added: Array = np.einsum("...ls,...lsd->...ld", weights, vectors)
     return added
@@ -214,7 +217,7 @@ def shaw_values_backward(
 
     Raises:
         TypeError: as shaw_values.
-        ValueError: grad_output does not have the shape of what was added.
+        ValueError: as shaw_values, or grad_output does not have the shape of what was added.
 
     Source: The product rule.
 
@@ -227,6 +230,7 @@ def shaw_values_backward(
         [[[[10.0, 100.0]]], [[0.0], [0.5], [0.5]]]
     """
     check_float_arrays(weights=weights, weight=weight)
+    check_distance(distance, weights.shape[-2:])
     vectors = _at_distance(weight, distance)
     leading = np.broadcast_shapes(weights.shape[:-2], vectors.shape[:-3])
     check_same_shape("grad_output", grad_output, (*leading, weights.shape[-2], weight.shape[-1]))
@@ -240,6 +244,7 @@ def _shaw_vectors(
 ) -> tuple[Array, float]:
     check_float_arrays(query=query, weight=weight)
     check_same_shape("weight", weight, (*weight.shape[:-1], query.shape[-1]))
+    check_distance(distance, (query.shape[-2], *np.shape(distance)[-1:]))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     return _at_distance(weight, distance), scale
 
@@ -284,7 +289,7 @@ def segment(x: Array, weight: Array, *, segment_ids: Array) -> Array:
     Raises:
         TypeError: x or weight is not an array of floating-point numbers, or segment_ids holds no
             integers.
-        ValueError: their widths differ.
+        ValueError: their widths differ, or segment_ids does not fit x or names no segment.
 
     Source: Devlin et al. 2019, section 3.
 
@@ -295,7 +300,7 @@ def segment(x: Array, weight: Array, *, segment_ids: Array) -> Array:
     """
     check_float_arrays(x=x, weight=weight)
     check_same_shape("weight", weight, (len(weight), x.shape[-1]))
-    _check_integers("segment_ids", segment_ids)
+    _check_ids(segment_ids, x, weight)
     encoded: Array = x + weight[segment_ids]
     return encoded
 
@@ -330,10 +335,25 @@ def segment_backward(
         [[2.0], [1.0]]
     """
     check_float_arrays(x=x, weight=weight)
-    _check_integers("segment_ids", segment_ids)
+    _check_ids(segment_ids, x, weight)
     check_same_shape("grad_output", grad_output, x.shape)
     grad_weight = np.zeros_like(weight)
     for n in range(len(weight)):
         in_segment = np.where(segment_ids == n, 1.0, 0.0)[..., None]
         grad_weight[n] = (in_segment * grad_output).reshape(-1, x.shape[-1]).sum(axis=0)
     return grad_output.copy(), grad_weight
+
+
+def _check_ids(segment_ids: Array, x: Array, weight: Array) -> None:
+    _check_integers("segment_ids", segment_ids)
+    ids = np.asarray(segment_ids)
+    try:
+        fits = np.broadcast_shapes(ids.shape, x.shape[:-1]) == x.shape[:-1]
+    except ValueError:
+        fits = False
+    if not fits or ids.shape[-1:] != x.shape[-2:-1]:
+        raise ValueError(f"segment_ids must broadcast to {x.shape[:-1]}, got {ids.shape}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(weight):
+        raise ValueError(
+            f"segment_ids must be from 0 to {len(weight) - 1}, got {ids.min()} to {ids.max()}"
+        )

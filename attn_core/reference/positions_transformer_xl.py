@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from attn_core.reference.positions import waves
+from attn_core.reference.positions_fixed import check_distance
 from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, sum_to_shape
 
 
@@ -38,7 +39,7 @@ def transformer_xl(
 
     Raises:
         TypeError: an array does not hold floating-point numbers.
-        ValueError: a parameter has another shape.
+        ValueError: a parameter or distance has another shape, or the heads do not divide.
 
     Source: Dai et al. 2019, section 3.3.
 
@@ -151,9 +152,16 @@ def _prepare(
         position_bias=position_bias,
         position_weight=position_weight,
     )
+    if query.ndim < 3:
+        raise ValueError(f"query must be (..., H, L, D), got {query.shape}")
     heads, head_dim = query.shape[-3], query.shape[-1]
     check_same_shape("content_bias", content_bias, (heads, head_dim))
     check_same_shape("position_bias", position_bias, (heads, head_dim))
+    if key.ndim < 3 or heads % key.shape[-3]:
+        raise ValueError(
+            f"key must be (..., Hkv, S, D) with a divisor of {heads} heads, got {key.shape}"
+        )
+    check_distance(distance, (query.shape[-2], key.shape[-2]))
     dim = position_weight.shape[1]
     check_same_shape("position_weight", position_weight, (heads * head_dim, dim))
     r = waves(-distance, dim, base)

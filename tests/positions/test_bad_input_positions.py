@@ -3,11 +3,12 @@
 A table of call × defect: each row holds the call, the error, and the parts of its message.
 """
 
+import numpy as np
 import pytest
 import torch
 from refusals import assert_refuses
 
-from attn_core import attention, positions
+from attn_core import attention, positions, reference
 
 X = torch.ones(2, 4)  # two vectors of width 4
 HEADS = torch.ones(3, 2, 5, 4)  # batch, heads, length, width
@@ -376,4 +377,160 @@ for encoding in (positions.SinusoidalEncoding(4), positions.LearnedEncoding(9, 4
 
 @pytest.mark.parametrize(("call", "raises", "says"), OTHERS.values(), ids=OTHERS.keys())
 def test_every_other_call_refuses(call, raises, says):
+    assert_refuses(call, raises, says)
+
+
+ROWS = np.ones((2, 4))
+PAIRS = np.ones((3, 2, 5, 4))
+BETWEEN = reference.distances(5, 5)
+TABLE = np.ones((7, 4))
+XL = (PAIRS, PAIRS, np.ones((2, 4)), np.ones((2, 4)), np.ones((8, 3)))
+TWINS = {
+    "rotary list": (lambda: reference.rotary([[1.0]]), TypeError, ["x", "list"]),
+    "rotary integers": (lambda: reference.rotary(np.ones((2, 4), int)), TypeError, ["x", "int64"]),
+    "rotary odd": (lambda: reference.rotary(ROWS, dim=3), ValueError, ["dim", "even", "3"]),
+    "rotary dim": (lambda: reference.rotary(ROWS, dim=6), ValueError, ["dim", "4", "6"]),
+    "rotary base": (lambda: reference.rotary(ROWS, base=0), ValueError, ["base", "0"]),
+    "rotary pairing": (lambda: reference.rotary(ROWS, pairing="x"), ValueError, ["pairing", "'x'"]),
+    "rotary positions": (
+        lambda: reference.rotary(ROWS, np.arange(3)),
+        ValueError,
+        ["positions (3,)", "x (2, 4)"],
+    ),
+    "rotary gradient": (
+        lambda: reference.rotary_backward(ROWS[:1], ROWS),
+        ValueError,
+        ["grad_output", "(2, 4)", "(1, 4)"],
+    ),
+    "linear": (lambda: reference.LinearScaling(0), ValueError, ["factor", "0"]),
+    "ntk": (lambda: reference.NTKScaling("4"), TypeError, ["factor", "'4'"]),
+    "ntk of two dimensions": (
+        lambda: reference.NTKScaling(4.0).frequencies(2, 1e4),
+        ValueError,
+        ["dim", "4", "2"],
+    ),
+    "yarn": (lambda: reference.YaRNScaling(4.0, 0), ValueError, ["original_length", "0"]),
+    "yarn betas": (
+        lambda: reference.YaRNScaling(4.0, 9, 1.0, 2.0),
+        ValueError,
+        ["beta_fast", "beta_slow"],
+    ),
+    "yarn ramp": (lambda: reference.YaRNScaling(4.0, 9, ramp="x"), ValueError, ["ramp", "'x'"]),
+    "yarn base": (
+        lambda: reference.YaRNScaling(4.0, 9).frequencies(4, 1.0),
+        ValueError,
+        ["base", "1.0"],
+    ),
+    "distances": (lambda: reference.distances(2, 3), ValueError, ["q_offset", "2", "3"]),
+    "slopes heads": (lambda: reference.alibi_slopes(0), ValueError, ["heads", "0"]),
+    "slopes": (lambda: reference.alibi_slopes(3, "paper"), ValueError, ["slopes", "'paper'"]),
+    "alibi list": (lambda: reference.alibi([[0]], 2), TypeError, ["distance", "list"]),
+    "alibi vector": (lambda: reference.alibi(BETWEEN[0], 2), ValueError, ["distance", "(5,)"]),
+    "bucket": (
+        lambda: reference.t5_bucket(BETWEEN, buckets=7),
+        ValueError,
+        ["buckets", "even", "7"],
+    ),
+    "bucket floats": (lambda: reference.t5_bucket(ROWS), TypeError, ["distance", "float64"]),
+    "t5_bias": (
+        lambda: reference.t5_bias(TABLE[:6].astype(int), distance=BETWEEN),
+        TypeError,
+        ["weight", "int64"],
+    ),
+    "t5_bias gradient": (
+        lambda: reference.t5_bias_backward(ROWS, TABLE[:6], distance=BETWEEN),
+        ValueError,
+        ["grad_bias", "(4, 5, 5)", "(2, 4)"],
+    ),
+    "shaw width": (
+        lambda: reference.shaw(PAIRS, TABLE[:, :3], distance=BETWEEN),
+        ValueError,
+        ["weight", "(7, 4)", "(7, 3)"],
+    ),
+    "shaw distance": (
+        lambda: reference.shaw(PAIRS, TABLE, distance=BETWEEN[:3]),
+        ValueError,
+        ["distance", "(5, 5)", "(3, 5)"],
+    ),
+    "shaw gradient": (
+        lambda: reference.shaw_backward(PAIRS, PAIRS, TABLE, distance=BETWEEN),
+        ValueError,
+        ["grad_bias", "(3, 2, 5, 5)", "(3, 2, 5, 4)"],
+    ),
+    "shaw_values distance": (
+        lambda: reference.shaw_values(PAIRS, TABLE, distance=BETWEEN),
+        ValueError,
+        ["distance", "(5, 4)", "(5, 5)"],
+    ),
+    "shaw_values dtype": (
+        lambda: reference.shaw_values(PAIRS, TABLE.astype("f4"), distance=BETWEEN[:, :4]),
+        TypeError,
+        ["weights float64", "weight float32"],
+    ),
+    "shaw_values gradient": (
+        lambda: reference.shaw_values_backward(ROWS, PAIRS, TABLE, distance=BETWEEN[:, :4]),
+        ValueError,
+        ["grad_output", "(3, 2, 5, 4)", "(2, 4)"],
+    ),
+    "xl bias": (
+        lambda: reference.transformer_xl(*XL[:2], XL[2][:1], *XL[3:], distance=BETWEEN),
+        ValueError,
+        ["content_bias", "(2, 4)", "(1, 4)"],
+    ),
+    "xl weight": (
+        lambda: reference.transformer_xl(*XL[:4], XL[4][:3], distance=BETWEEN),
+        ValueError,
+        ["position_weight", "(8, 3)", "(3, 3)"],
+    ),
+    "xl query": (
+        lambda: reference.transformer_xl(ROWS, *XL[1:], distance=BETWEEN),
+        ValueError,
+        ["query", "(2, 4)"],
+    ),
+    "xl key": (
+        lambda: reference.transformer_xl(PAIRS, np.ones((3, 5, 4)), *XL[2:], distance=BETWEEN),
+        ValueError,
+        ["key", "2 heads", "(3, 5, 4)"],
+    ),
+    "xl distance": (
+        lambda: reference.transformer_xl(*XL, distance=BETWEEN[None]),
+        ValueError,
+        ["distance", "(1, 5, 5)"],
+    ),
+    "xl gradient": (
+        lambda: reference.transformer_xl_backward(PAIRS, *XL, distance=BETWEEN),
+        ValueError,
+        ["grad_bias", "(3, 2, 5, 5)", "(3, 2, 5, 4)"],
+    ),
+    "segment width": (
+        lambda: reference.segment(ROWS, TABLE[:, :3], segment_ids=np.array([0, 1])),
+        ValueError,
+        ["weight", "(7, 4)", "(7, 3)"],
+    ),
+    "segment ids floats": (
+        lambda: reference.segment(ROWS, TABLE, segment_ids=np.ones(2)),
+        TypeError,
+        ["segment_ids", "float64"],
+    ),
+    "segment ids shape": (
+        lambda: reference.segment(ROWS, TABLE, segment_ids=np.array([1])),
+        ValueError,
+        ["segment_ids", "(2,)", "(1,)"],
+    ),
+    "segment ids range": (
+        lambda: reference.segment(ROWS, TABLE, segment_ids=np.array([-1, 7])),
+        ValueError,
+        ["segment_ids", "0 to 6", "-1 to 7"],
+    ),
+    "segment gradient": (
+        lambda: reference.segment_backward(ROWS[:1], ROWS, TABLE, segment_ids=np.array([0, 1])),
+        ValueError,
+        ["grad_output", "(2, 4)", "(1, 4)"],
+    ),
+    "restarting": (lambda: reference.restarting(ROWS), TypeError, ["segment_ids", "float64"]),
+}
+
+
+@pytest.mark.parametrize(("call", "raises", "says"), TWINS.values(), ids=TWINS.keys())
+def test_every_twin_refuses(call, raises, says):
     assert_refuses(call, raises, says)
