@@ -4,6 +4,7 @@ import inspect
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -139,7 +140,8 @@ class Caller:
 
     def returned(self, inputs: list[Any], case: Case) -> Any:
         """What the function gives, as it gives it."""
-        with self.budget.running():
+        with self.budget.running(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may be asked in a layout that it is not made for
             try:
                 return self.function(*inputs, **self._options(case))
             except TroubleError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -124,9 +125,11 @@ def _candidates(
     for backend in backends:
         found = []
         for layout, tried in sizes.items():
-            for size in tried:
-                one = replace(how, backend=backend, layout=layout)
-                candidate = _candidate(function, one, size, budget)
+            one = replace(how, backend=backend, layout=layout)
+            # A mask that it cannot take at any size is no mask: FlexAttention's, for example.
+            ways = [one] if one.mask_argument is None else [one, replace(one, mask_argument=None)]
+            for way, size in product(ways, tried):
+                candidate = _candidate(function, way, size, budget)
                 if isinstance(candidate, Candidate):
                     found.append(candidate)
                     break
@@ -140,24 +143,20 @@ def _candidates(
 def _candidate(
     function: Callable[..., Any], how: Convention, sizes: Sizes, budget: Budget
 ) -> Candidate | TroubleError:
-    """With a mask if it takes one of some shape; without, failing that."""
     trouble: TroubleError | None = None
-    shapes = (*_MASK_SHAPES[how.layout], None) if how.mask_argument else (None,)
-    for dtype in ("float64", "float32"):
-        for output in _OUTPUTS[how.layout]:
-            plain = replace(how, dtype=dtype, output_layout=output)
-            works_unmasked = _works(Caller(function, plain, budget), drawn_case(sizes, 0))
-            for shape in shapes:
-                if shape is None:
-                    convention, case = replace(plain, mask_argument=None), drawn_case(sizes, 0)
-                else:
-                    convention = replace(plain, mask_shape=shape)
-                    case = drawn_case(sizes, 0, masked="some", shared_mask=shape == "LS")
-                caller = Caller(function, convention, budget)
-                works = _works(caller, case)
-                if works is True:
-                    return Candidate(caller, sizes, works_unmasked is not True)
-                trouble = trouble or works
+    for dtype, output in product(("float64", "float32"), _OUTPUTS[how.layout]):
+        plain = Caller(function, replace(how, dtype=dtype, output_layout=output), budget)
+        works_unmasked = _works(plain, drawn_case(sizes, 0))
+        if how.mask_argument is None and works_unmasked is True:
+            return Candidate(plain, sizes, needs_mask=False)
+        for shape in _MASK_SHAPES[how.layout] if how.mask_argument else ():
+            caller = plain.like(mask_shape=shape)
+            case = drawn_case(sizes, 0, masked="some", shared_mask=shape == "LS")
+            if (works := _works(caller, case)) is True:
+                return Candidate(caller, sizes, needs_mask=works_unmasked is not True)
+            trouble = trouble or works
+        if works_unmasked is not True:
+            trouble = trouble or works_unmasked
     assert trouble is not None
     return trouble
 

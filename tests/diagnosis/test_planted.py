@@ -49,7 +49,8 @@ HIDES = {
     "queries compared with queries": {"causal at the wrong corner"},
     "keys compared with keys": {"causal at the wrong corner"},
     "queries used as values": {"causal at the wrong corner"},
-    "weights transposed": {"causal at the wrong corner"},
+    # Both together are a softmax over queries.
+    "weights transposed": {"causal at the wrong corner", "query and key swapped"},
     "mask transposed": {"causal at the wrong corner"},
     # A weight of −1e9 leaves no digits for the others.
     "logarithm of softmax": {"mask finite"},
