@@ -148,7 +148,7 @@ def _iterate_backward(grad_inverse: Array, matrix: Array, inverses: list[Array])
     return grad_matrix + transpose(grad_inverse) / largest + is_largest * grad_largest
 
 
-def _pinv_backward(grad_inverse: Array, matrix: Array, inverse: Array) -> Array:
+def pinv_backward(grad_inverse: Array, matrix: Array, inverse: Array) -> Array:
     """Golub and Pereyra's derivative of the pseudo-inverse, turned around."""
     identity = np.eye(matrix.shape[-1], dtype=matrix.dtype)
     inverse_t = transpose(inverse)
@@ -269,7 +269,7 @@ def nystrom_backward(
     grad_from = grad_gathered @ transpose(inputs.value)
     grad_value = transpose(from_landmarks) @ grad_gathered
     if iterations is None:
-        grad_among = _pinv_backward(grad_inverse, among, inverse)
+        grad_among = pinv_backward(grad_inverse, among, inverse)
     else:
         grad_among = _iterate_backward(grad_inverse, among, steps.inverses)
     grad_among = np.where(steps.has_row, grad_among, 0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attn_core import kernels, masks, reference
+from attn_core.reference.landmarks import pinv_backward
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 SHAPES = {
@@ -140,6 +141,17 @@ def test_nystrom_with_other_padding_for_queries_than_for_keys():
         lambda grad, *x: reference.nystrom_backward(grad, *x, **options, **twins),
         arrays,
     )
+
+
+def test_the_derivative_of_the_pseudo_inverse_holds_for_a_matrix_of_lower_rank_too():
+    left, right, grad = normal((4, 2), (2, 4), (4, 4))
+    factors = [torch.tensor(x, requires_grad=True) for x in (left, right)]
+    inverse = torch.linalg.pinv(factors[0] @ factors[1], rtol=1e-10)
+    expected = torch.autograd.grad(inverse, factors, torch.tensor(grad))
+    matrix = left @ right
+    gradient = pinv_backward(grad, matrix, np.linalg.pinv(matrix, rcond=1e-10))
+    np.testing.assert_allclose(gradient @ right.T, expected[0].numpy(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(left.T @ gradient, expected[1].numpy(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("lengths", PADDING.values(), ids=PADDING.keys())
