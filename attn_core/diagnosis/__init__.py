@@ -1,19 +1,30 @@
-"""What is wrong with somebody's attention: :func:`diagnose`, and the catalogue of mistakes."""
+"""What is wrong with somebody's attention: :func:`attn_core.diagnose`, and what it can name."""
 
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attn_core.diagnosis.calling import LAYOUTS
+from attn_core.diagnosis.calling import LAYOUTS, Convention
 from attn_core.diagnosis.functions import diagnose_function
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.mistakes import CATALOGUE
-from attn_core.diagnosis.report import Report
+from attn_core.diagnosis.properties import Broken
+from attn_core.diagnosis.recipe import Case, Result
+from attn_core.diagnosis.report import Example, Report
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CATALOGUE", "Mistake", "Report"]
+__all__ = [
+    "CATALOGUE",
+    "Broken",
+    "Case",
+    "Convention",
+    "Example",
+    "Mistake",
+    "Report",
+    "Result",
+]
 
 
 def diagnose(

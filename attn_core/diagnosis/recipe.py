@@ -33,7 +33,12 @@ class Case:
 
 
 class Result(NamedTuple):
-    """What attention gave: output ``(B, H, L, Dv)`` and weights ``(B, H, L, S)``."""
+    """What attention gave.
+
+    Attributes:
+        output: ``(B, H, L, Dv)``.
+        weights: ``(B, H, L, S)``; None if it gave none.
+    """
 
     output: Array
     weights: Array | None

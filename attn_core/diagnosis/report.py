@@ -14,7 +14,13 @@ from attn_core.reference.shapes import Array
 
 @dataclass(frozen=True)
 class Example:
-    """A case, with what is right and what the function gave."""
+    """A case with which a function is wrong.
+
+    Attributes:
+        case: the inputs.
+        expected: what is right.
+        seen: what the function gave.
+    """
 
     case: Case
     expected: Result
