@@ -22,15 +22,6 @@ def report_as_html(report: Report) -> str:
     return text if picture is None else f"{text}\n{picture}"
 
 
-def catalogue_entry(mistake: Mistake) -> str:
-    """A mistake as Markdown: what is wrong, the formula, how it shows, where it was seen."""
-    return (
-        f"**{mistake.name}**: {mistake.says}.\n\n"
-        f"$${mistake.formula}$$\n\n"
-        f"How it shows: {mistake.shows}. Where it was seen: {mistake.seen}."
-    )
-
-
 def weights_picture(mistakes: tuple[Mistake, ...]) -> str | None:
     """Two tables of weights as inline SVG: the right ones, and those with the mistakes.
 
@@ -53,7 +44,7 @@ def weights_picture(mistakes: tuple[Mistake, ...]) -> str | None:
         f"{wrong_name} {_sums(wrong)}"
     )
     return (
-        f'<figure style="margin:0;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
+        f'<figure style="margin:0 0 1.5rem;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
         f'role="img" aria-label="{escape(description)}" width="{width}" height="{height}" '
         f'style="background:#ffffff" font-family="sans-serif" font-size="12" fill="#333333">'
         f"{''.join(panels)}</svg></figure>"
@@ -91,7 +82,6 @@ def example_weights(mistakes: tuple[Mistake, ...]) -> tuple[Array, Array] | None
 
 
 def _panel(table: Array, title: str, left: int) -> str:
-    largest = max(np.nanmax(np.abs(np.where(np.isfinite(table), table, 0.0))), 1e-9)
     squares = [
         f'<text x="{left}" y="14">{title}</text><text x="{left}" y="30">keys →, sum of a row</text>'
     ]
@@ -99,7 +89,7 @@ def _panel(table: Array, title: str, left: int) -> str:
     for i in range(rows):
         y = 38 + i * _CELL
         for j in range(columns):
-            fill = _colour(table[i, j], largest)
+            fill = _colour(table[i, j])
             squares.append(
                 f'<rect x="{left + j * _CELL}" y="{y}" width="{_CELL}" height="{_CELL}" '
                 f'fill="{fill}" stroke="#b0b0b0"/>'
@@ -116,10 +106,11 @@ def _panel(table: Array, title: str, left: int) -> str:
     return "".join(squares)
 
 
-def _colour(weight: float, largest: float) -> str:
+def _colour(weight: float) -> str:
+    """White is 0; the full colour is 1 and more, or −1 and less."""
     if not np.isfinite(weight):
         return "#888888"
-    share = round(32 * min(abs(weight) / largest, 1.0)) / 32  # the same on every machine
+    share = round(32 * min(abs(weight), 1.0)) / 32  # the same on every machine
     end = _DARKEST if weight >= 0 else _BELOW_ZERO
     return "#" + "".join(f"{round(255 + share * (part - 255)):02x}" for part in end)
 
