@@ -17,10 +17,31 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
+from typing import NamedTuple
 
 import pytest
 
 TESTS = Path(__file__).parent
+
+
+class Mistake(NamedTuple):
+    """Where a mistake is planted, and which test sees it.
+
+    Attributes:
+        number: of the kind of mistake, see ``test_planted_mistakes``.
+        what: what is wrong.
+        module: within the package.
+        old: what stands there, once.
+        new: what is planted.
+        test: ``file::test``, as :func:`fails` takes it.
+    """
+
+    number: int
+    what: str
+    module: str
+    old: str
+    new: str
+    test: str
 
 
 class NotSeenError(Exception):
