@@ -55,8 +55,8 @@ def planted(module_name, old, new):
     source = Path(module.__file__).read_text("utf-8")
     if source.count(old) != 1:
         raise ValueError(
-            f"a line of attn_core.{module_name} that a mistake is planted in has changed: change it "
-            f"in tests/mistakes_in_*.py too; found {source.count(old)} times: {old}"
+            f"attn_core.{module_name} has changed where a mistake is planted: change the line in "
+            f"tests/mistakes_in_*.py too; found {source.count(old)} times: {old}"
         )
     if old.count("\n") != new.count("\n"):
         raise ValueError("a mistake has as many lines as what it replaces, so that all else stays")
