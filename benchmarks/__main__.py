@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help="which to run; all by default")
     parser.add_argument("--list", action="store_true", help="name the races and stop")
+    parser.add_argument("--table", action="store_true", help="write table and figure again")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="at most, for each race")
@@ -31,6 +32,9 @@ def main() -> None:
     lab = Lab(device=options.device)
     facts = report.machine(lab.device)
     results = report.load(lab.device, facts)
+    if options.table:
+        report.save(lab.device, in_order(results))
+        return
     for key, race in RACES.items():
         if options.names and key not in options.names:
             continue
@@ -90,7 +94,7 @@ def measure_growth(lab: Lab) -> report.Records:
     }
     records = {}
     for (kind, side), title in titles.items():
-        seconds = growth.seconds_by_length(kind, lab) if side == "ours" else {}
+        seconds = growth.seconds_by_length(kind, lab) if kind == "window" else {}
         memory = growth.memory_by_length(kind, side, lab)
         most = {
             what: growth.MOST[f"{kind} {what}"]
@@ -108,8 +112,13 @@ def measure_growth(lab: Lab) -> report.Records:
 
 
 def in_order(results: report.Records) -> report.Records:
-    """Put the races into the order of the list, whichever was run last."""
-    races = {key: results["races"][key] for key in RACES if key in results["races"]}
+    """Put the races into the order of the list, whichever was run last, under their names."""
+    races = {
+        key: results["races"][key]
+        | {"name": race.name, "setting": race.setting, "peer": race.peer, "goal": race.goal}
+        for key, race in RACES.items()
+        if key in results["races"]
+    }
     return results | {"races": races}
 
 

@@ -23,7 +23,7 @@ def _tolerance(lab: Lab) -> float:
     return 1e-5 if lab.dtype == torch.float32 else 2e-2
 
 
-SDPA = "PyTorch's scaled_dot_product_attention"
+SDPA = "PyTorch's fused attention"
 
 
 @race(name="dense attention, forward", setting=DENSE, peer=SDPA, goal=1.05, devices=EVERYWHERE)
@@ -198,7 +198,7 @@ def grouped_decode(lab: Lab) -> Contest:
 
 
 @race(
-    name="decoding one token, grouped queries, with the mask and position of a decoder",
+    name="decoding one token with a causal mask, grouped queries",
     setting=DECODE,
     peer=f"{SDPA} with enable_gqa",
     goal=1.1,

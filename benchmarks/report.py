@@ -83,11 +83,10 @@ def page(device: str, results: Records) -> str:
     facts = results["machine"]
     records = results["races"].values()
     days = sorted({record["date"].split()[0] for record in records})
-    commits = sorted({record["commit"] for record in records})
     parts = [
         f"Measured on {facts['device']}, {facts['threads']} threads, {facts['system']}, "
         f"Python {facts['python']}, torch {facts['torch']}, NumPy {facts['numpy']}; "
-        f"{' and '.join(days)}, at commit {' and '.join(commits)}.",
+        f"{' and '.join(days)}.",
         figure(device, results),
         race_table(results),
     ]
@@ -98,8 +97,19 @@ def page(device: str, results: Records) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def number(x: float) -> str:
+    """Write a number with three digits, and a large one whole."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
 def won(record: Records) -> bool:
     return record["ratio"] <= record["goal"]
+
+
+def peer(record: Records) -> str:
+    """Name the peer, with its version; that of torch stands above the table."""
+    of_torch = record["peer"].startswith("PyTorch")
+    return record["peer"] if of_torch else f"{record['peer']} {record['version']}"
 
 
 def race_table(results: Records) -> str:
@@ -116,8 +126,8 @@ def race_table(results: Records) -> str:
             mark = f" ({len(notes)})"
         lines.append(
             f"| {record['name']}: {record['setting']}{mark} "
-            f"| {record['peer']} {record['version']} "
-            f"| {record['ours_ms']:.3g} | {record['peer_ms']:.3g} "
+            f"| {peer(record)} "
+            f"| {number(record['ours_ms'])} | {number(record['peer_ms'])} "
             f"| {record['ratio']:.3g} | {low:.3g} to {high:.3g} "
             f"| ≤ {record['goal']:g} | {'yes' if won(record) else 'no'} |"
         )
@@ -133,8 +143,9 @@ def growth_table(results: Records) -> str:
     for name, record in results["growth"].items():
         for length in record["memory"]:
             seconds = record["seconds"].get(length)
-            spent = "not timed" if seconds is None else f"{1e3 * seconds:.3g}"
-            lines.append(f"| {name} | {length} | {spent} | {record['memory'][length]:.3g} |")
+            spent = "not timed" if seconds is None else number(1e3 * seconds)
+            memory = number(record["memory"][length])
+            lines.append(f"| {name} | {int(length):,} | {spent} | {memory} |")
     sentences = []
     for name, record in results["growth"].items():
         for what, unit in (("seconds", "time"), ("memory", "memory")):
@@ -204,7 +215,7 @@ def draw(device: str, results: Records) -> None:
     axes.minorticks_off()
     axes.set_xlim(lowest, highest)
     names = [textwrap.fill(f"{record['name']}, against {record['peer']}", 38) for record in records]
-    axes.set_yticks(range(len(records)), names, fontsize=8)
+    axes.set_yticks(range(len(records)), names, fontsize=7.5)
     axes.set_xlabel("time of this package / time of the peer")
     reached = sum(won(record) for record in records)
     axes.set_title(f"{reached} of {len(records)} races reach their goal", loc="left")

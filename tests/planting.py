@@ -17,10 +17,31 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
+from typing import NamedTuple
 
 import pytest
 
 TESTS = Path(__file__).parent
+
+
+class Mistake(NamedTuple):
+    """Where a mistake is planted, and which test sees it.
+
+    Attributes:
+        number: of the kind of mistake, see ``test_planted_mistakes``.
+        what: what is wrong.
+        module: within the package.
+        old: what stands there, once.
+        new: what is planted.
+        test: ``file::test``, as :func:`fails` takes it.
+    """
+
+    number: int
+    what: str
+    module: str
+    old: str
+    new: str
+    test: str
 
 
 class NotSeenError(Exception):
@@ -33,7 +54,10 @@ def planted(module_name, old, new):
     module = importlib.import_module(f"attn_core.{module_name}")
     source = Path(module.__file__).read_text("utf-8")
     if source.count(old) != 1:
-        raise ValueError(f"{source.count(old)} times in {module_name}, to be changed once: {old}")
+        raise ValueError(
+            f"attn_core.{module_name} has changed where a mistake is planted: change the line in "
+            f"tests/mistakes_in_*.py too; found {source.count(old)} times: {old}"
+        )
     if old.count("\n") != new.count("\n"):
         raise ValueError("a mistake has as many lines as what it replaces, so that all else stays")
     code = compile(source.replace(old, new), module.__file__, "exec")

@@ -13,6 +13,7 @@ from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"
 _BLOCK = 64  # Tokens of a bucket that are multiplied at once.
+_TOKENS_AT_ONCE = 2**14  # Tokens, counted once for each round, that are in work at once.
 
 
 def lsh(
@@ -93,20 +94,43 @@ def lsh(
     dtype = torch.promote_types(query.dtype, torch.float32)
     with without_autocast(query.device):
         x, values, real, leading = _rows(given, dtype)
-        bucket = _hash(x, rotations)  # (rounds, rows, L)
-        layout = _lay_out(bucket, real, buckets, causal)
-        pairs = _block_pairs(layout, causal)
-        queries, keys = layout.blocks_of(x * given.scale), layout.blocks_of(_direction(x))
-        scores = queries[pairs.row] @ keys[pairs.key].mT  # (pairs, block, block)
-        if rounds > 1:
-            scores = scores - _times_met(bucket, layout, pairs).to(dtype).log()
-        scores = scores.masked_fill(~_allowed(layout, pairs, causal, attend_self), -torch.inf)
-
-        output, log_sum = _attend(scores, layout.blocks_of(values), pairs)
-        output = layout.tokens_of(output, 0.0).unflatten(0, (rounds, -1))
-        log_sum = layout.tokens_of(log_sum, -torch.inf).unflatten(0, (rounds, -1))
-        output = (normalizers.softmax(log_sum, dim=0)[..., None] * output).sum(0)
+        # A few rows at a time, so that the tables of one step stay in the processor's cache.
+        at_once = max(1, _TOKENS_AT_ONCE // max(1, rounds * x.shape[1]))
+        parts = [rows.split(at_once) for rows in (x, values, real)]
+        outputs = [
+            _attend_buckets(
+                some, its_values, is_real, rotations, buckets, given.scale, attend_self, causal
+            )
+            for some, its_values, is_real in zip(*parts, strict=True)
+        ]
+        output = torch.cat(outputs)
     return given.restore(output.reshape(*leading, *values.shape[1:]).to(query.dtype))
+
+
+def _attend_buckets(
+    x: Tensor,
+    values: Tensor,
+    real: Tensor,
+    rotations: Tensor,
+    buckets: int,
+    scale: float,
+    attend_self: bool,
+    causal: bool,
+) -> Tensor:
+    """Attend within buckets: tokens ``(rows, L, D)`` and values ``(rows, L, Dv)``."""
+    bucket = _hash(x, rotations)  # (rounds, rows, L)
+    layout = _lay_out(bucket, real, buckets, causal)
+    pairs = _block_pairs(layout, causal)
+    queries, keys = layout.blocks_of(x * scale), layout.blocks_of(_direction(x))
+    scores = queries[pairs.row] @ keys[pairs.key].mT  # (pairs, block, block)
+    if len(bucket) > 1:
+        scores = scores - _times_met(bucket, layout, pairs).to(scores.dtype).log()
+    scores = scores.masked_fill(~_allowed(layout, pairs, causal, attend_self), -torch.inf)
+
+    output, log_sum = _attend(scores, layout.blocks_of(values), pairs)
+    output = layout.tokens_of(output, 0.0).unflatten(0, bucket.shape)
+    log_sum = layout.tokens_of(log_sum, -torch.inf).unflatten(0, bucket.shape)
+    return (normalizers.softmax(log_sum, dim=0)[..., None] * output).sum(0)
 
 
 def _rows(given: Padded, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, torch.Size]:

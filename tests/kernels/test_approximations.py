@@ -168,6 +168,24 @@ def test_lsh_is_exact_attention_to_the_tokens_met_in_any_round(length, causal, a
     torch.testing.assert_close(seen, exact, **TOLERANCE)
 
 
+def test_lsh_gives_the_same_however_many_rows_at_a_time(monkeypatch):
+    inputs = tokens(70)
+    expected = output_and_gradients(lsh, inputs, causal=True)
+    monkeypatch.setattr(kernels.buckets, "_TOKENS_AT_ONCE", 3 * 140)  # 3 of 8 rows
+    for seen, all_at_once in zip(
+        output_and_gradients(lsh, inputs, causal=True), expected, strict=True
+    ):
+        torch.testing.assert_close(seen, all_at_once, rtol=1e-12, atol=1e-12)
+
+
+def test_no_tokens_give_no_outputs():
+    empty = torch.ones(2, 3, 0, 4).double()
+    assert kernels.lsh(empty, empty, buckets=4).shape == (2, 3, 0, 4)
+    assert favor(empty, *tokens(5, heads=3, kv_heads=3, width=4)[1:]).shape == (2, 3, 0, 3)
+    assert (favor(torch.ones(2, 3, 5, 4).double(), empty, empty) == 0).all()
+    assert favor(empty, empty, empty, causal=True).shape == (2, 3, 0, 4)
+
+
 def test_lsh_finds_more_with_more_rounds():
     query, _, value = tokens(100, batch=1, heads=2, kv_heads=1)
     generator = torch.Generator().manual_seed(0)
