@@ -3,6 +3,8 @@
 Masking by a large negative number fails here, and so does zeroing a NaN after the softmax.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -26,6 +28,11 @@ NORMALIZERS = [
     normalizers.softmax,
     normalizers.sparsemax,
     normalizers.hard,
+    partial(normalizers.softmax, temperature=0.5),
+    normalizers.softmax_with_sink,
+    normalizers.entmax15,
+    partial(normalizers.entmax, alpha=1.2),
+    normalizers.sigmoid,
     plain_softmax,
     scaled_softplus,
 ]
@@ -292,7 +299,7 @@ def test_no_queries_give_no_rows_and_no_keys_give_zeros(kernel, padded):
     assert attention(query, key, value).shape == (2, 4, queries, 3)
 
 
-@pytest.mark.parametrize("normalizer", NORMALIZERS[1:4])
+@pytest.mark.parametrize("normalizer", NORMALIZERS[1:9])
 def test_no_keys_give_zeros_with_every_normalizer(normalizer):
     query, key, value = normal((3, 6), (0, 6), (0, 2))
     assert torch.equal(

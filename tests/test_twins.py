@@ -235,6 +235,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "LinearGradients",
         "LinformerGradients",
         "multi_head_decoding",
+        "online_attention",
     }
     learned = {
         "bilinear": scores.Bilinear,

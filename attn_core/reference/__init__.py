@@ -100,6 +100,7 @@ from attn_core.reference.one_key import (
     hard,
     hard_backward,
 )
+from attn_core.reference.online import online_attention, online_attention_backward
 from attn_core.reference.pointer import (
     coverage,
     coverage_backward,
@@ -269,6 +270,8 @@ __all__ = [
     "multi_head_latent_backward",
     "nystrom",
     "nystrom_backward",
+    "online_attention",
+    "online_attention_backward",
     "orthogonal_projection",
     "padding",
     "pointer_mixture",
