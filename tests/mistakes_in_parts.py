@@ -127,7 +127,7 @@ MISTAKES = [
         4,
         "global tokens: both, not one",
         "masks.near",
-        "lambda at: (at.key < n) | (at.query < n)",
+        "lambda at: (at.key < n) | ((at.query >= 0) & (at.query < n))",
         "lambda at: (at.key < n) & (at.query < n)",
         "masks/test_patterns.py::test_masks_of_distance_are_what_the_reference_says",
     ),
@@ -169,7 +169,7 @@ MISTAKES = [
         "masks.mask",
         "        opposite.own_key = False\n",
         "        pass\n",
-        "masks/test_patterns.py::test_masks_of_distance_are_what_the_reference_says",
+        "masks/test_reach.py::test_a_mask_that_claims_the_own_key_allows_it",
     ),
     Mistake(
         2,

@@ -44,6 +44,8 @@ _ROW_BY_ROW = (
 )
 
 _FEW_KEYS = 512
+# Few enough that their memory is used again, and not asked of the system for each call.
+_BLOCKS_AT_ONCE = 64
 
 
 class Piece(NamedTuple):
@@ -110,9 +112,11 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         Cut.apply(x.expand(*leading, *x.shape[-3:]).reshape(-1, *x.shape[-3:]), spans[of_what])
         for x, of_what in ((arguments.query, 0), (arguments.key, 1), (arguments.value, 1))
     )
+    shape = (leading.numel(), arguments.q_len, heads, value[0].shape[-1])
     outputs = []
-    entries = product(*map(range, leading))
-    for number, (entry, (piece, table)) in enumerate(product(entries, todo)):
+    # Writing into one tensor is faster than joining, but a graph would copy it at every step.
+    joined = None if torch.is_grad_enabled() else query[0].new_empty(shape)
+    for number, (entry, (piece, table)) in enumerate(product(product(*map(range, leading)), todo)):
         blocks = replace(
             arguments,
             query=query[number],
@@ -125,9 +129,15 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         blocks = replace(blocks, bias=_bias(arguments, piece, blocks, entry))
         kernel = explicit if sdpa.refusal(blocks) else sdpa
         output, _ = kernel.run(blocks)  # (blocks, heads, rows, Dv)
-        outputs.append(output.transpose(1, 2).flatten(0, 1))
-    joined = torch.cat(outputs).reshape(*leading, arguments.q_len, heads, value[0].shape[-1])
-    return joined.transpose(-3, -2), None
+        output = output.transpose(1, 2).flatten(0, 1)
+        if joined is None:
+            outputs.append(output)
+        else:
+            start = piece.queries.start
+            joined[number // len(todo), start : start + len(output)] = output
+    if joined is None:
+        joined = torch.cat(outputs)
+    return joined.reshape(*leading, *shape[1:]).transpose(-3, -2), None
 
 
 def pieces(arguments: Arguments) -> list[Piece]:
@@ -158,8 +168,11 @@ def pieces(arguments: Arguments) -> list[Piece]:
     if begin < end:
         inside, after = start + begin * rows, start + end * rows
         found.append(edge(start, inside))
-        blocks = Spans(inside, end - begin, rows, rows)
-        found.append(Piece(blocks, Spans(key + begin * rows, end - begin, rows, keys, first)))
+        for block in range(begin, end, _BLOCKS_AT_ONCE):
+            number = min(end - block, _BLOCKS_AT_ONCE)
+            row, at = start + block * rows, key + block * rows
+            queries = Spans(row, number, rows, rows)
+            found.append(Piece(queries, Spans(at, number, rows, keys, first)))
         start = after
     found.append(edge(start, q_len))
     return [piece for piece in found if piece.queries.length]

@@ -169,7 +169,7 @@ def strided(stride: int) -> Mask:
 def global_tokens(n: int) -> Mask:
     r"""Let the first ``n`` positions attend every key, and every query attend them.
 
-    .. math:: j < n \quad\text{or}\quad i + \mathrm{q\_offset} < n
+    .. math:: j < n \quad\text{or}\quad 0 \le i + \mathrm{q\_offset} < n
 
     Alone it allows nothing else: combine it, ``window(4, 4) | global_tokens(2)``.
 
@@ -193,7 +193,7 @@ def global_tokens(n: int) -> Mask:
     """
     check_sizes(least=0, n=n)
     return Mask(
-        lambda at: (at.key < n) | (at.query < n),
+        lambda at: (at.key < n) | ((at.query >= 0) & (at.query < n)),
         f"global_tokens({n})",
         uses_positions=True,
         reach=Reach(left=0, right=0, first=n),

@@ -216,7 +216,7 @@ def global_tokens(
 ) -> Array:
     r"""Let the first ``n`` positions attend to every key, and every query to them.
 
-    .. math:: m_{ij} = [\, j < n \;\text{or}\; i + o < n \,]
+    .. math:: m_{ij} = [\, j < n \;\text{or}\; 0 \le i + o < n \,]
 
     Args:
         n: number of positions, from the first on, at least 0.
@@ -242,7 +242,8 @@ def global_tokens(
         raise ValueError(f"n must be at least 0, got {n}")
     key_position = np.arange(k_len)
     query_position = key_position - _distance(q_len, k_len, q_offset)
-    everywhere: Array = (key_position < n) | (query_position < n)
+    is_first = (query_position >= 0) & (query_position < n)
+    everywhere: Array = (key_position < n) | is_first
     return everywhere
 
 

@@ -82,12 +82,13 @@ def test_the_pieces_hold_each_query_once_and_each_of_its_keys_once(
     ) == list(range(q_len))
 
 
-def test_the_blocks_inside_are_one_call_whatever_the_length():
-    for length in (1000, 2000, 4000):
+def test_the_blocks_inside_are_few_calls_of_many_blocks():
+    """Both ends are a call each, and so are 64 blocks of 32 queries."""
+    for length, calls in ((1000, 3), (2000, 3), (4000, 4), (8000, 6)):
         query = normal(length, 2)
         arguments = check_arguments(query, query, query, mask=masks.window(30, 30))
         pieces = banded.pieces(arguments)
-        assert len(pieces) == 3
+        assert len(pieces) == calls
         assert (
             sum(queries.number for queries, _ in pieces) >= length // banded.block_size(30, 30) - 4
         )
