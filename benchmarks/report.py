@@ -114,25 +114,20 @@ def peer(record: Records) -> str:
 
 def race_table(results: Records) -> str:
     lines = [
-        "| Race | Against | Ours, ms | Peer, ms | Ours / peer | Middle half | Goal | Reached |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Race | Ours, ms | Peer, ms | Ours / peer | Goal |",
+        "|---|---|---|---|---|",
     ]
-    notes = []
-    for record in results["races"].values():
-        low, high = record["quartiles"]
-        mark = ""
-        if record["note"]:
-            notes.append(record["note"])
-            mark = f" ({len(notes)})"
+    settings = []
+    for place, record in enumerate(results["races"].values(), 1):
+        reached = "" if won(record) else ", missed"
         lines.append(
-            f"| {record['name']}: {record['setting']}{mark} "
-            f"| {peer(record)} "
+            f"| {place}. {record['name']}, against {peer(record)} "
             f"| {number(record['ours_ms'])} | {number(record['peer_ms'])} "
-            f"| {record['ratio']:.3g} | {low:.3g} to {high:.3g} "
-            f"| ≤ {record['goal']:g} | {'yes' if won(record) else 'no'} |"
+            f"| {record['ratio']:.3g} | ≤ {record['goal']:g}{reached} |"
         )
-    legend = [f"({i}) {note}." for i, note in enumerate(notes, 1)]
-    return "\n".join(lines) + ("\n\n" + " ".join(legend) if legend else "")
+        note = f"; {record['note']}" if record["note"] else ""
+        settings.append(f"{place}. {record['setting']}{note}")
+    return "\n".join([*lines, "", "The settings, in the same order:", "", *settings])
 
 
 def growth_table(results: Records) -> str:
