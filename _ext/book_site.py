@@ -60,6 +60,8 @@ DOCUMENTED_AT = {
     + "generated/torch.nn.TransformerEncoder.html",
     "torch.nn.modules.transformer.TransformerDecoder": TORCH
     + "generated/torch.nn.TransformerDecoder.html",
+    "BlockMask": TORCH
+    + "nn.attention.flex_attention.html#torch.nn.attention.flex_attention.BlockMask",
     "torch._C.Generator": TORCH + "generated/torch.Generator.html",
     "numpy.random._generator.Generator": NUMPY + "random/generator.html",
     "Axes": MATPLOTLIB + "_as_gen/matplotlib.axes.Axes.html",

@@ -122,6 +122,14 @@ def test_our_kernels(kernel, layout):
     assert_right(attention, layout=layout)
 
 
+def test_our_flex_kernel():
+    def attention(query, key, value, mask=None):
+        with kernels.use("flex"):
+            return attn_core.attention(query, key, value, mask=mask)
+
+    assert_right(attention, layout="BHLD", seconds=60)
+
+
 def test_our_banded_kernel():
     def attention(query, key, value):
         with kernels.use("banded"):
