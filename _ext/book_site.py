@@ -124,6 +124,9 @@ def link_to_documentation(
 
 # What axe-core finds in the theme's pages, each with its remedy.
 REMEDIES = [
+    # in the list of modules, a list of submodules stands in a list, not in one of its items
+    (r"</li>\n<ul><li>", "</li>\n<li><ul><li>"),
+    (r"</ul><li>", "</ul></li><li>"),
     # 1.5 MB of script for icons that the style sheets draw as well
     (r'\s*<script defer src="[^"]*_static/scripts/fontawesome\.js[^"]*"></script>', ""),
     # the button's name must contain the text that it shows

@@ -10,7 +10,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=packages.COMMAND, description=__doc__)
     parser.add_argument("--list", action="store_true", help="say what is where, under what licence")
     if parser.parse_args().list:
-        for name, version, licence, what in packages.table():
+        for name, version, licence, what in packages.table(trained=True):
             try:
                 packages.distribution(name)
                 state = "installed"

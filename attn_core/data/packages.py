@@ -229,8 +229,11 @@ def cached(name: str, code: str, make: Callable[[], Any]) -> Any:
     return value
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """Name, pinned version, licence and contents of every data package, for people to read.
+def table(*, trained: bool = False) -> list[tuple[str, str, str, str]]:
+    """Name, pinned version, licence and contents of the data packages, for people to read.
+
+    Args:
+        trained: whether the packages of trained weights are listed too.
 
     Returns:
         A row of four strings for each package.
@@ -243,4 +246,5 @@ def table() -> list[tuple[str, str, str, str]]:
     return [
         (package.name, versions[package.name], package.licence, package.what)
         for package in PACKAGES
+        if trained or package not in (MINILM, WHISPER)
     ]

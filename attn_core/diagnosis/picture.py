@@ -44,10 +44,11 @@ def weights_picture(mistakes: tuple[Mistake, ...]) -> str | None:
         f"{wrong_name} {_sums(wrong)}"
     )
     return (
-        '<figure style="margin:0 0 1.5rem;overflow-x:auto">'
+        '<figure style="margin:0 0 1.5rem">'
         '<svg xmlns="http://www.w3.org/2000/svg" '
-        f'role="img" aria-label="{escape(description)}" width="{width}" height="{height}" '
-        f'style="background:#ffffff" font-family="sans-serif" font-size="12" fill="#333333">'
+        f'role="img" aria-label="{escape(description)}" viewBox="0 0 {width} {height}" '
+        f'width="{width}" style="background:#ffffff;max-width:100%;height:auto" '
+        f'font-family="sans-serif" font-size="12" fill="#333333">'
         f"{''.join(panels)}</svg></figure>"
     )
 
