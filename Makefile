@@ -3,7 +3,7 @@ PYTHON = python3
 PY = .venv/bin/python
 ENVIRONMENT = .venv/ready
 
-.PHONY: help book test serve notebooks chapter lab lint data bench clean
+.PHONY: help book test serve notebooks chapter lab lint data bench experiments clean
 
 help:
 	@echo "make book        build the book into _build/html and say where to open it"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint        check formatting, lint and types"
 	@echo "make data        fetch the data packages that the chapters read"
 	@echo "make bench       race this package against others; RACES=\"window alibi\" runs some of them"
+	@echo "make experiments C=name   run again the recorded experiment of a chapter (long)"
 	@echo "make clean       remove what the other commands made"
 
 $(ENVIRONMENT): requirements.txt pyproject.toml
@@ -61,6 +62,10 @@ data: $(ENVIRONMENT)
 
 bench: .bench/ready
 	PYTHONPATH=.bench $(PY) -W ignore -m benchmarks $(RACES)
+
+experiments: $(ENVIRONMENT) data
+	@test -n "$(C)" || { echo "Say which: make experiments C=why_attention"; exit 1; }
+	$(PY) -m experiments $(C)
 
 clean:
 	rm -rf .venv .bench _build _vendor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,6 +138,128 @@ def train(
     if writer is not None:
         writer.close()
     return History(losses, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class PlateauHistory:
+    """What :func:`train_to_plateau` leaves behind.
+
+    Attributes:
+        errors: the validation error before training and after every epoch.
+        best: the index in ``errors`` of the smallest; the model has the weights of that epoch.
+        seconds: how long it took, validation included.
+        stopped: whether the error had stopped falling; False where ``max_epochs`` ended it.
+
+    Example:
+        >>> PlateauHistory([2.0, 1.0, 1.5], best=1, seconds=0.1, stopped=True).errors[1]
+        1.0
+    """
+
+    errors: list[float]
+    best: int
+    seconds: float
+    stopped: bool
+
+
+def train_to_plateau(
+    model: nn.Module,
+    loss: Callable[[Any], Tensor],
+    epoch: Callable[[int], Sequence[Any]],
+    validate: Callable[[], float],
+    *,
+    learning_rate: float = 1e-3,
+    clip_norm: float = 1.0,
+    patience: int = 3,
+    reductions: int = 3,
+    max_epochs: int = 100,
+) -> PlateauHistory:
+    """Trains with Adam until the validation error stops falling: what a fair baseline gets.
+
+    When ``patience`` epochs in a row bring no smaller error, training goes back to the best
+    weights so far and goes on with a quarter of the learning rate and a new optimizer. After
+    ``reductions`` of these it ends, with the best weights. The first of the epochs warms up.
+
+    Args:
+        model: what is trained; in evaluation mode while ``validate`` runs and afterwards.
+        loss: gets one batch and returns a scalar.
+        epoch: gets 0, 1, 2, … and returns the batches of that epoch.
+        validate: returns the error to make small, computed on data that is not trained on.
+        learning_rate: the highest learning rate.
+        clip_norm: the longest gradient.
+        patience: epochs without a smaller error before the learning rate falls.
+        reductions: how often it falls.
+        max_epochs: the end in any case.
+
+    Returns:
+        ``PlateauHistory(errors, best, seconds, stopped)``.
+
+    Raises:
+        ValueError: ``patience`` or ``max_epochs`` is less than 1, ``reductions`` is negative, an
+            epoch has no batch, or a loss or an error is not finite.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> square = lambda x: (model(x) ** 2).mean()
+        >>> x = torch.ones(4, 1)
+        >>> history = train_to_plateau(
+        ...     model, square, lambda _: [x] * 50, lambda: square(x).item(), learning_rate=0.1
+        ... )
+        >>> history.stopped, round(history.errors[history.best], 3)
+        (True, 0.0)
+    """
+    if patience < 1 or max_epochs < 1:
+        raise ValueError(
+            f"patience and max_epochs must be at least 1, got {patience} and {max_epochs}"
+        )
+    if reductions < 0:
+        raise ValueError(f"reductions must not be negative, got {reductions}")
+    start = time.perf_counter()
+    errors = [_error(model, validate, 0)]
+    best, best_weights = 0, copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    waited, left, stopped = 0, reductions, False
+    while len(errors) <= max_epochs and not stopped:
+        batches = epoch(len(errors) - 1)
+        if len(batches) == 0:
+            raise ValueError(
+                f"epoch must return at least one batch, got none for {len(errors) - 1}"
+            )
+        model.train()
+        for step, batch in enumerate(batches, start=1):
+            if len(errors) == 1:
+                optimizer.param_groups[0]["lr"] = learning_rate * step / len(batches)
+            value = loss(batch)
+            if not torch.isfinite(value):
+                raise ValueError(f"loss must be finite, got {value.item()} in epoch {len(errors)}")
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.step()
+        errors.append(_error(model, validate, len(errors)))
+        if errors[-1] < errors[best]:
+            best, best_weights = len(errors) - 1, copy.deepcopy(model.state_dict())
+            waited = 0
+            continue
+        waited += 1
+        if waited == patience:
+            model.load_state_dict(best_weights)
+            if left == 0:
+                stopped = True
+            left, waited = left - 1, 0
+            learning_rate /= 4
+            optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    model.load_state_dict(best_weights)
+    model.eval()
+    return PlateauHistory(errors, best, time.perf_counter() - start, stopped)
+
+
+def _error(model: nn.Module, validate: Callable[[], float], epoch: int) -> float:
+    model.eval()
+    with torch.no_grad():
+        error = float(validate())
+    if not math.isfinite(error):
+        raise ValueError(f"validate must return a finite error, got {error} after epoch {epoch}")
+    return error
 
 
 def _progress(batches: Sequence[Any], description: str) -> Any:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_core.training import History, length_batches, train
+from attn_core.training import History, length_batches, train, train_to_plateau
 
 
 def test_every_example_comes_once_in_every_epoch():
@@ -116,3 +116,82 @@ def test_a_missing_package_is_named(monkeypatch, missing, options, command):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=command):
         fit_a_line(**options)
+
+
+def noisy_line(seed=0):
+    """A model, its loss on few noisy points, and its error on others."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+    x, held_out = torch.rand(12, 1) * 2 - 1, torch.linspace(-1, 1, 50)[:, None]
+    y = 2 * x + 0.5 * torch.randn(12, 1)
+    loss = lambda _: ((model(x) - y) ** 2).mean()  # noqa: E731
+    return model, loss, lambda: ((model(held_out) - 2 * held_out) ** 2).mean().item()
+
+
+def test_the_weights_are_those_of_the_smallest_error():
+    model, loss, error = noisy_line()
+    history = train_to_plateau(model, loss, lambda _: range(20), error, learning_rate=0.05)
+    assert history.stopped
+    assert history.best == min(range(len(history.errors)), key=history.errors.__getitem__)
+    assert history.errors[history.best] < history.errors[-1]  # it overfits, so the last is worse
+    assert error() == history.errors[history.best]
+    assert not model.training
+
+
+def test_training_ends_when_the_patience_of_every_rate_is_spent():
+    model, loss, _ = noisy_line()
+    errors = iter([5.0, 4.0, *[4.0] * 100])
+    history = train_to_plateau(
+        model, loss, lambda _: range(2), lambda: next(errors), patience=2, reductions=1
+    )
+    assert (history.errors, history.best) == ([5.0, 4.0, 4.0, 4.0, 4.0, 4.0], 1)
+    assert history.stopped
+
+
+def test_max_epochs_ends_training_before_it_stops_by_itself():
+    model, loss, _ = noisy_line()
+    errors = iter(range(100, 0, -1))
+    history = train_to_plateau(model, loss, lambda _: range(2), lambda: next(errors), max_epochs=3)
+    assert (history.errors, history.stopped) == ([100, 99, 98, 97], False)
+
+
+def test_after_a_plateau_the_rate_falls_and_the_best_weights_return():
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    nn.init.zeros_(model.weight)
+    seen, errors = [], iter([3.0, 1.0, 2.0, 2.0, 2.0])
+
+    def validate():
+        seen.append(model.weight.item())
+        return next(errors)
+
+    x = torch.ones(1, 1)
+    train_to_plateau(
+        model,
+        lambda _: -model(x).mean(),  # one step of Adam moves the weight by the learning rate
+        lambda _: [0],
+        validate,
+        learning_rate=0.4,
+        patience=1,
+        reductions=2,
+    )
+    assert seen == pytest.approx([0, 0.4, 0.8, 0.5, 0.425], abs=1e-6)
+    assert model.weight.item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "patience and max_epochs"),
+        ({"max_epochs": 0}, "patience and max_epochs"),
+        ({"reductions": -1}, "reductions must not be negative, got -1"),
+        ({"epoch": lambda _: []}, "epoch must return at least one batch"),
+        ({"validate": lambda: float("nan")}, "validate must return a finite error, got nan"),
+        ({"loss": lambda _: torch.tensor(float("inf"))}, "loss must be finite, got inf"),
+    ],
+)
+def test_train_to_plateau_refuses_bad_arguments(options, message):
+    model, loss, error = noisy_line()
+    call = {"loss": loss, "epoch": lambda _: range(2), "validate": error, **options}
+    with pytest.raises(ValueError, match=message):
+        train_to_plateau(model, **call)
