@@ -261,7 +261,8 @@ def anchor_cells(app: Sphinx, doctree: nodes.document) -> None:
         for claim in shown:
             label = f"cell-claim-{claim['id']}"
             cell["ids"].append(label)
-            domain.note_hyperlink_target(label, app.env.docname, label, place_of(cell))
+            if app.env.docname == f"chapters/{claim['evidence']}":
+                domain.note_hyperlink_target(label, app.env.docname, label, place_of(cell))
         if shown:
             cell.parent.insert(cell.parent.index(cell) + 1, marks(shown))
 

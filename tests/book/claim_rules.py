@@ -147,11 +147,15 @@ def evidence_is_there(book: Book) -> Iterator[str]:
 
 
 def tags_have_entries(book: Book) -> Iterator[str]:
-    evidence = {(claim["evidence"], TAG + claim["id"]) for claim in book.claims}
+    """A claim may be shown in several notebooks; its entry names one of them."""
+    entries = {TAG + claim["id"] for claim in book.claims}
     for notebook, cells in book.notebooks.items():
-        for tag in {tag for tags in cells for tag in tags if tag.startswith(TAG)}:
-            if (notebook, tag) not in evidence:
-                yield f"{notebook}: the tag {tag} has no entry with this evidence"
+        found = Counter(tag for tags in cells for tag in tags if tag.startswith(TAG))
+        for tag, count in found.items():
+            if tag not in entries:
+                yield f"{notebook}: the tag {tag} has no entry in the register"
+            if count > 1:
+                yield f"{notebook}: {count} cells have the tag {tag}"
 
 
 def chapters_exist(book: Book) -> Iterator[str]:

@@ -121,8 +121,8 @@ MISTAKES = {
     ],
     "tags_have_entries": [
         tagged(TAGGED, ["claim-d1-other"]),
-        tagged(TAGGED, notebook="math/copy"),
-        changed(evidence="someone2020title"),
+        tagged(["claim-d1-other"], notebook="math/copy"),
+        tagged(TAGGED, TAGGED, notebook="math/copy"),
     ],
     "chapters_exist": [lambda book: book.pages.pop("math/scale")],
     "documents_are_named_where_they_may_be": [
