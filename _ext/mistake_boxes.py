@@ -23,7 +23,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 BOX = re.compile(
-    r"^\((?P<label>mistake-[\w-]+)\)=\s*\n(?P<fence>:{3,})\{admonition\} Mistake: (?P<title>[^\n]+)\n"
+    r"^\((?P<label>mistake-[\w-]+)\)=\s*\n"
+    r"(?P<fence>:{3,})\{admonition\} Mistake: (?P<title>[^\n]+)\n"
     r"(?P<body>.*?)\n(?P=fence) *$",
     flags=re.M | re.S,
 )
@@ -57,7 +58,11 @@ def markdown_of(path: Path) -> str:
 def boxes_of(text: str) -> list[Box]:
     """The mistake boxes of a page."""
     return [
-        Box(found["label"], found["title"].strip(), tuple(SYMPTOM.findall(found["body"])))
+        Box(
+            found["label"],
+            found["title"].strip().replace("`", ""),
+            tuple(SYMPTOM.findall(found["body"])),
+        )
         for found in BOX.finditer(text)
     ]
 
