@@ -148,9 +148,8 @@ def _panels(sides: list[NDArray[Any]], data: dict[str, Any]) -> str:
     )
     titles = {
         "scores": f"All {rows * columns} scores",
-        "weights": f"Weights of the first query, one bar for each of the {columns} keys",
-        "derivatives": "Size of the derivatives of weights by scores, one bar for each of the "
-        f"{rows} queries",
+        "weights": f"Weights of the first query, for {columns} keys",
+        "derivatives": f"Size of the derivatives ∂a/∂s, for {rows} queries",
     }
     html = [f'<div class="sides">{heads}']
     for kind, title in titles.items():
@@ -204,7 +203,7 @@ def _numbers(data: dict[str, Any]) -> list[dict[str, str]]:
 
 def _reading(data: dict[str, Any]) -> str:
     texts = [
-        "{scores}, weight {weights}, derivatives {derivatives}.".format(**numbers)
+        "{scores}; weights: {weights}; derivatives: {derivatives}.".format(**numbers)
         for numbers in _numbers(data)
     ]
     return f"Width {data['width']}. Not scaled: {texts[0]} Divided by √D: {texts[1]}"

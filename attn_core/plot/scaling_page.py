@@ -92,7 +92,7 @@ for (const root of document.querySelectorAll(".attn-scale:not([data-ready])")) {
       });
     });
     const told = ([spread, weight, derivatives]) =>
-      `${spread}, weight ${weight}, derivatives ${derivatives}.`;
+      `${spread}; weights: ${weight}; derivatives: ${derivatives}.`;
     one(".reading").textContent = `Width ${width}. Not scaled: ${told(texts[0])} `
       + `Divided by \\u221aD: ${told(texts[1])}`;
     one(".width-number").textContent = width;
