@@ -19,11 +19,11 @@ STYLE = """
 .attn-live button{justify-self:start;font:inherit;padding:.2rem .7rem;color:#1a1a1a;
  background:#fff;border:1px solid #5f6368;border-radius:.25rem;cursor:pointer}
 @container (max-width:34rem){.attn-live .panels{grid-template-columns:1fr 1fr}
- .attn-live .score text{font-size:17px}
- .attn-live .score .small{font-size:15px}
+ .attn-live svg text{font-size:17px}
+ .attn-live svg .small{font-size:15px}
  .attn-live .weight text{font-size:16px}
  .attn-live .weight .small{font-size:15px}
- .attn-live .output-plane{grid-column:1/3;max-width:17rem;margin:auto}
+ .attn-live .output-plane{grid-column:1/3;max-width:13rem;margin:auto}
  .attn-live label{grid-template-columns:8.5rem 1fr 3rem}}
 """
 
