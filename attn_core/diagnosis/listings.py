@@ -69,7 +69,7 @@ def excerpt(source: str, *parts: tuple[int, int], width: int = 76) -> str:
     return _Excerpt("\n".join(_folded(line, width) for line in narrow))
 
 
-def load(source: str) -> SimpleNamespace:
+def load(source: str) -> Any:
     """Run a listing as it is printed.
 
     Args:
@@ -77,7 +77,7 @@ def load(source: str) -> SimpleNamespace:
             read.
 
     Returns:
-        The names that it defines.
+        The names that it defines, as attributes.
 
     Raises:
         SyntaxError: if Python cannot read it. What it raises by itself is passed on.
