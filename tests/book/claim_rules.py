@@ -22,14 +22,8 @@ DOCUMENT_NAME = r"\bD[0-4]\b"
 NAMING = {"appendix/claims", "appendix/documents", "code/listings_repaired"}
 # Pages still to be recast: an entry goes when its page has lost the last of these names.
 AWAITED = {
-    "intro",
-    "appendix/bibliography",
-    "appendix/glossary",
-    "appendix/mistakes",
     "applications/machine_translation",
     "background/why_attention",
-    "concepts/score_normalise_aggregate",
-    "math/scaled_dot_product",
 }
 # Where the documents are: they are not part of this repository.
 PLACE = Path(os.environ.get("ATTENTION_DOCUMENTS", ROOT.parent / "shared" / "documents"))
