@@ -21,7 +21,10 @@ from attn_core.training import length_batches, train_to_plateau
 
 # The model without attention has the wider state and the larger number of parameters.
 WIDTHS = {"none": 64, "bahdanau": 48}
-RUNS = [{"attention": kind, "seed": seed} for seed in (0, 1, 2) for kind in WIDTHS]
+RUNS = [
+    *[{"attention": kind, "lists": 6_000, "seed": seed} for seed in (0, 1, 2) for kind in WIDTHS],
+    {"attention": "none", "lists": 24_000, "seed": 0},
+]
 TRAINED = (1, 2, 3, 4)  # dates in a list of the training
 TESTED = (1, 2, 3, 4, 5)
 SOURCE, TARGET = date_word_vocabularies()
@@ -56,14 +59,17 @@ def right_by_place(model: Seq2Seq, examples: Sequence[DateExample]) -> list[floa
     return np.mean(right, axis=0).round(4).tolist()
 
 
-def run(attention: str, seed: int, toy: bool = False) -> dict[str, Any]:
-    """Train one model on 6,000 lists of one to four dates and test it on dates it never saw.
+def run(attention: str, lists: int, seed: int, toy: bool = False) -> dict[str, Any]:
+    """Train one model on lists of one to four dates and test it on dates it never saw.
 
     Every seed has the same split of the dates; it draws other lists, weights and batches.
     """
     dates = split_dates(seed=0)
-    count, tested = (200, 8) if toy else (6_000, 200)
-    source, target = tensors(date_examples(dates["train"], count, per_list=TRAINED, seed=10 + seed))
+    tested = 8 if toy else 200
+    training = date_examples(
+        dates["train"], 200 if toy else lists, per_list=TRAINED, seed=10 + seed
+    )
+    source, target = tensors(training)
     lengths, written = (source != PAD).sum(dim=-1), (target != PAD).sum(dim=-1)
     validation = tensors(date_examples(dates["validation"], 2 * tested, per_list=TRAINED, seed=1))
     watched = {
@@ -103,6 +109,7 @@ def run(attention: str, seed: int, toy: bool = False) -> dict[str, Any]:
         reductions=1,
         max_epochs=2 if toy else 60,
     )
+    learnt = {n: [e for e in training if len(e.dates) == n][:tested] for n in TRAINED}
     cpu_seconds = round(time.process_time() - start, 1)
     return {
         "width": WIDTHS[attention],
@@ -114,5 +121,8 @@ def run(attention: str, seed: int, toy: bool = False) -> dict[str, Any]:
         "cpu_seconds": cpu_seconds,
         "errors": [round(error, 5) for error in history.errors],
         "validation": curve,
+        "right_in_training": {
+            str(n): right_by_place(model, examples) for n, examples in learnt.items()
+        },
         "right": {str(n): right_by_place(model, examples) for n, examples in tests.items()},
     }
