@@ -23,7 +23,6 @@ from attn_core.training import length_batches, train_to_plateau
 WIDTHS = {"none": 64, "bahdanau": 48}
 RUNS = [
     *[{"attention": kind, "lists": 6_000, "seed": seed} for seed in (0, 1, 2) for kind in WIDTHS],
-    {"attention": "none", "lists": 24_000, "seed": 0},
 ]
 TRAINED = (1, 2, 3, 4)  # dates in a list of the training
 TESTED = (1, 2, 3, 4, 5)
