@@ -84,7 +84,8 @@ def shorter(html: str, styles: dict[str, str], drawings: dict[str, str]) -> str:
     """Write what KaTeX repeats only once: its styles as classes, its drawings as references."""
 
     def as_class(match: re.Match) -> str:
-        name = styles.setdefault(match[2], f"k{len(styles):x}")
+        # no class of the theme or of highlighted code begins with z
+        name = styles.setdefault(match[2], f"z{len(styles):x}")
         return f'<span class="{match[1]} {name}"' if match[1] else f'<span class="{name}"'
 
     def as_reference(match: re.Match) -> str:
