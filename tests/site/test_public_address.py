@@ -1,4 +1,4 @@
-"""One setting, the public address, turns on the Colab and Binder buttons and the set-up cell."""
+"""One setting, the public address, turns on buttons, set-up cell, canonical address and preview."""
 
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from small_book import built, write_book
 
 ADDRESS = "https://github.com/someone/attention-book"
 COLAB = "https://colab.research.google.com/github/someone/attention-book/blob/main/"
+PAGES = "https://someone.github.io/attention-book/"
+SENTENCE = "A sentence that says what attention does & why, in the first paragraph."
 BINDER = "https://mybinder.org/v2/gh/someone/attention-book/main?urlpath=lab/tree/"
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS], ids=["without", "with"])
 def test_address_turns_on_buttons_and_setup_cell(tmp_path: Path, address: str):
     cells = [
-        nbformat.v4.new_markdown_cell("# A chapter"),
+        nbformat.v4.new_markdown_cell(f"# A chapter\n\n{SENTENCE}"),
         nbformat.v4.new_code_cell("print(1)", execution_count=1),
     ]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
@@ -30,3 +32,13 @@ def test_address_turns_on_buttons_and_setup_cell(tmp_path: Path, address: str):
     downloaded = (page.parent / "_sources" / "chapter.ipynb").read_text("utf-8")
     assert (f"git+{ADDRESS}" in downloaded) == bool(address)
     assert "git+" not in soup.get_text()
+    canonical = [link["href"] for link in soup.select('link[rel="canonical"]')]
+    assert canonical == ([PAGES + "chapter.html"] if address else [])
+    preview = {tag["property"]: tag["content"] for tag in soup.select('meta[property^="og:"]')}
+    assert bool(preview) == bool(soup.select('meta[name="description"]')) == bool(address)
+    if address:
+        assert preview["og:title"].endswith("A chapter")
+        assert preview["og:url"] == canonical[0]
+        assert preview["og:description"] == SENTENCE
+        picture = preview["og:image"].removeprefix(PAGES)
+        assert (page.parent / picture).is_file()
