@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from execute_notebooks import KEPT_CELL_METADATA, NOTEBOOK_METADATA, SETUP_SOURCE
 from nbformat import NotebookNode
 
-PARTS = ["The question", "What the documents say", "Exercises", "Summary", "Further reading"]
+PARTS = ["The question", "Exercises", "Summary", "Further reading"]
 OPENING = {
     "a title": r"\A# \S",
     "the sentence 'After this chapter you can …'": r"\*\*After this chapter you can …?\*\*",

@@ -67,7 +67,6 @@ def good_chapter() -> NotebookNode:
         figure,
         timed,
         meant,
-        new_markdown_cell("## What the documents say"),
         new_markdown_cell("## Exercises"),
         *exercises,
         folded,
