@@ -88,10 +88,6 @@ def hide_dead_buttons(app: Sphinx, config: Config) -> None:
         options["use_repository_button"] = False
 
 
-def load_mathjax_only_where_needed(app: Sphinx, *_: object) -> None:
-    app.set_html_assets_policy("per_page")
-
-
 def show_one_signature(app: Sphinx) -> None:
     """Autodoc prints every overload of a function; they differ in one argument."""
     for module in ("attn_core.attend", "attn_core.reference.attend"):
@@ -127,10 +123,9 @@ REMEDIES = [
     # in the list of modules, a list of submodules stands in a list, not in one of its items
     (r"</li>\n<ul><li>", "</li>\n<li><ul><li>"),
     (r"</ul><li>", "</ul></li><li>"),
-    # 1.5 MB of script for icons that the style sheets draw as well
-    (r'\s*<script defer src="[^"]*_static/scripts/fontawesome\.js[^"]*"></script>', ""),
-    # the button's name must contain the text that it shows
+    # a control's name must contain the text that it shows
     (r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"', r"\1"),
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     # everything on a page belongs to a landmark
     (
         r'<div class="sidebar-primary-item">(\s*<a class="navbar-brand logo")',
@@ -163,7 +158,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", forget_thebe)
     app.connect("builder-inited", show_one_signature)
     app.connect("autodoc-process-signature", shorten_array_types)
-    app.connect("env-before-read-docs", load_mathjax_only_where_needed)
     app.connect("missing-reference", link_to_documentation)
     app.connect("build-finished", mend_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

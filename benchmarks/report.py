@@ -1,4 +1,4 @@
-"""The table and the figure of the races, for the book: one page for each device."""
+"""The table and the figure of the races, one page for each device; the book shows a part of it."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from attn_core.plot import COLORS, use_book_style
+from benchmarks.which_kernel import kernel_table
 
 RESULTS = Path(__file__).parent / "results"
 Records = dict[str, Any]
@@ -75,15 +76,17 @@ def save(device: str, results: Records) -> None:
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (RESULTS / f"{device}.json").write_text(text + "\n", "utf-8")
     (RESULTS / f"{device}.md").write_text(page(device, results), "utf-8")
+    (RESULTS / f"{device}_kernels.md").write_text(kernel_table(results), "utf-8")
     draw(device, results)
 
 
 def page(device: str, results: Records) -> str:
-    """Write the part of the book's page that shows these results, in Markdown."""
+    """Write the page that shows every race and its goal, in Markdown."""
     facts = results["machine"]
     records = results["races"].values()
     days = sorted({record["date"].split()[0] for record in records})
     parts = [
+        f"# Races on {facts['device']}",
         f"Measured on {facts['device']}, {facts['threads']} threads, {facts['system']}, "
         f"Python {facts['python']}, torch {facts['torch']}, NumPy {facts['numpy']}; "
         f"{' and '.join(days)}.",
@@ -175,15 +178,10 @@ def figure(device: str, results: Records) -> str:
         f"{reached} it reaches its goal. The greatest difference is {best['name']} against "
         f"{best['peer']}, with a ratio of {best['ratio']:.2g}."
     )
-    return textwrap.dedent(
-        f"""\
-        ```{{figure}} /benchmarks/results/{device}.svg
-        :alt: {alt}
-        :name: fig-benchmarks-{device}
-
-        Time of this package / time of the peer. Left of 1 this package is faster. The line is the
-        middle half of the rounds, the diamond the goal.
-        ```"""
+    return (
+        f"![{alt}]({device}.svg)\n\n"
+        "Time of this package / time of the peer. Left of 1 this package is faster. The line is "
+        "the middle half of the rounds, the diamond the goal."
     )
 
 

@@ -1,5 +1,6 @@
 """Figures: what they show is what they were given, and what cannot be shown is refused."""
 
+import re
 import subprocess
 import sys
 from itertools import combinations
@@ -249,3 +250,31 @@ def test_bad_input_is_named(call, error, message):
 
 def test_a_mask_draws_itself_in_the_colour_of_weights():
     assert plot.COLORS["weights"] in masks.causal()._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "width", "message"),
+    [
+        (np.ones(4), np.ones((3, 4)), 4, r"queries must be one matrix.*\(4,\)"),
+        (np.ones((2, 4)), np.ones((3, 5)), 4, r"one width, got the shapes \(2, 4\), \(3, 5\)"),
+        (np.ones((2, 4)), np.full((3, 4), np.nan), 4, "must be finite"),
+        (np.ones((2, 4)), np.ones((3, 4)), 3, r"width must be one of \[1, 2, 4\], got 3"),
+        (np.ones((2, 4)), np.ones((3, 4)), 8, r"width must be one of \[1, 2, 4\], got 8"),
+        (np.ones((99, 4)), np.ones((99, 4)), 4, "29,403 scores; the page carries at most 10,000"),
+    ],
+)
+def test_live_scale_names_bad_input(queries, keys, width, message):
+    with pytest.raises(ValueError, match=message):
+        plot.live_scale(queries, keys, width=width)
+
+
+def test_live_scale_refuses_words():
+    with pytest.raises(TypeError, match="keys must hold numbers"):
+        plot.live_scale(np.ones((1, 1)), [["a"]], width=1)
+
+
+def test_still_live_scale_saturates_only_without_the_scale():
+    queries, keys = np.random.default_rng(0).normal(size=(2, 16, 256))
+    html = plot.live_scale(queries, keys, width=256).html
+    spreads = [float(x) for x in re.search(r'data-spreads="\[(.*?)\]"', html)[1].split(",")]
+    np.testing.assert_allclose(spreads, [16, 1], rtol=0.15)

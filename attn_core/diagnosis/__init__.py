@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attn_core.diagnosis.calling import LAYOUTS, Convention
 from attn_core.diagnosis.functions import diagnose_function
 from attn_core.diagnosis.mistake import Mistake
-from attn_core.diagnosis.mistakes import CATALOGUE
+from attn_core.diagnosis.mistakes import CATALOGUE, CHOICES
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.recipe import Case, Result
 from attn_core.diagnosis.report import Example, Report
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOGUE",
+    "CHOICES",
     "Broken",
     "Case",
     "Convention",

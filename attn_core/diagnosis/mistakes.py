@@ -15,6 +15,9 @@ MISTAKES = (*SCALES, *PRODUCTS, *NORMALISERS, *MASKS, *CAUSAL, *AGGREGATES, *HEA
 
 CATALOGUE: tuple[Mistake, ...] = (*MISTAKES, *EDGES, *MODULES, *GENERATORS)
 
+# Named as well, since a function may be that; wrong only where it was not meant.
+CHOICES = frozenset({"cosine score", "distance score", "sigmoid"})
+
 NAMED = {mistake.name: mistake for mistake in CATALOGUE}
 
 

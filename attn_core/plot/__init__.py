@@ -6,6 +6,7 @@ Importing this module imports Matplotlib. Every function takes torch tensors or 
 from attn_core.plot.diagrams import Box, flow_chart
 from attn_core.plot.heatmaps import encoding, heads, mask, scores, weights
 from attn_core.plot.live import LiveFigure, live_attention
+from attn_core.plot.scaling import live_scale
 from attn_core.plot.style import COLORS, SIGNED_MAP, WEIGHTS_MAP, use_book_style
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "flow_chart",
     "heads",
     "live_attention",
+    "live_scale",
     "mask",
     "scores",
     "use_book_style",

@@ -65,8 +65,9 @@ def live_attention(
 ) -> LiveFigure:
     r"""A figure in which one query is dragged, and scores, weights and output follow.
 
-    .. math:: s_j = q \cdot k_j, \qquad a_j = \frac{e^{s_j / T}}{\sum_i e^{s_i / T}}, \qquad
-              c = \sum_j a_j v_j
+    .. math:: s_j = \mathbf{q} \cdot \mathbf{k}_j, \qquad
+              a_j = \frac{e^{s_j / \tau}}{\sum_m e^{s_m / \tau}}, \qquad
+              \mathbf{o} = \sum_j a_j \mathbf{v}_j
 
     It is SVG with a few lines of script and needs no library. Without script it is a still
     picture. The script keeps the unrounded numbers in the attributes `data-scores`, `data-weights`
@@ -77,7 +78,7 @@ def live_attention(
         keys: `(S, 2)`.
         values: `(S, 2)`.
         query: `(2,)`, where it starts.
-        temperature: T, where it starts; from 0.1 to 4. √2 is the scaled dot product.
+        temperature: τ, where it starts; from 0.1 to 4. √2 is the scaled dot product.
         key_axes: what the two coordinates of queries and keys mean.
         value_axes: what the two coordinates of values and outputs mean.
 
@@ -329,6 +330,6 @@ def _controls(query: NDArray[Any], temperature: float, limit: float, axes: tuple
         "<p>Drag the blue query, or move it with the arrow keys or these sliders.</p>"
         + slider("x", f"query: {axes[0]}", -limit, limit, 0.05, float(query[0]))
         + slider("y", f"query: {axes[1]}", -limit, limit, 0.05, float(query[1]))
-        + slider("temperature", "temperature", 0.1, 4, 0.1, temperature)
+        + slider("temperature", "temperature τ", 0.1, 4, 0.1, temperature)
         + '<button type="button">Start again</button></div>'
     )

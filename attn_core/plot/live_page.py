@@ -21,8 +21,9 @@ STYLE = """
 @container (max-width:34rem){.attn-live .panels{grid-template-columns:1fr 1fr}
  .attn-live svg text{font-size:17px}
  .attn-live svg .small{font-size:15px}
- .attn-live .weight{grid-row:2;grid-column:1/3;max-width:17rem;margin:auto}
- .attn-live .weight text{font-size:13px}
+ .attn-live .weight text{font-size:16px}
+ .attn-live .weight .small{font-size:15px}
+ .attn-live .output-plane{grid-column:1/3;max-width:13rem;margin:auto}
  .attn-live label{grid-template-columns:8.5rem 1fr 3rem}}
 """
 

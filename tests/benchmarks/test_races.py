@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks import attention_races, part_races, report
+from benchmarks import attention_races, part_races, report, which_kernel
 from benchmarks import race as races
 from benchmarks.race import RACES, Contest, Lab, Race, Timing, distance
 
@@ -177,7 +177,7 @@ def test_the_report_says_who_won_and_who_did_not(tmp_path, monkeypatch):
     assert "9 times the time" in page
     assert "8 times the memory" in page
     assert "20.0 µs more" in page
-    alt = next(line for line in page.splitlines() if line.startswith(":alt:"))
+    alt = next(line for line in page.splitlines() if line.startswith("!["))
     assert "2 races" in alt
     assert "in 1 it reaches its goal" in alt
     assert "<svg" in (tmp_path / "cpu.svg").read_text("utf-8")
@@ -193,8 +193,16 @@ def test_committed_results_are_those_of_their_tables():
     for path in paths:
         results = json.loads(path.read_text("utf-8"))
         assert path.with_suffix(".md").read_text("utf-8") == report.page(path.stem, results)
+        kernels = path.with_name(f"{path.stem}_kernels.md").read_text("utf-8")
+        assert kernels == which_kernel.kernel_table(results)
         assert path.with_suffix(".svg").exists()
         assert set(results["races"]) <= set(RACES)
+
+
+def test_the_cases_of_the_book_are_races():
+    for case in which_kernel.CASES:
+        setting = RACES[case.race].setting
+        assert ("window" in case.words) == ("keys before each query" in setting)
 
 
 def test_a_race_of_a_missing_package_is_not_run():

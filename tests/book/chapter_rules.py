@@ -11,8 +11,17 @@ OPENING = {
     "a title": r"\A# \S",
     "the sentence 'After this chapter you can …'": r"\*\*After this chapter you can …?\*\*",
     "the table of prerequisites": r"^\| ?Concept ?\| ?Where ?\| ?Why ?\|",
-    "the line of times": r"^\*\*Time:\*\* \d+ minutes? to read, \d+ (second|minute)s? to run\.",
+    "the line of times": r"^\*\*Time:\*\* \d+ minutes? to read, \d+ (second|minute)s? to run\b",
 }
+MOST_WORDS, MOST_MINUTES, MOST_SECONDS, MOST_SECONDS_WITH_DATA = 3000, 25, 45, 120
+MOST_LINES, MOST_COLUMNS, MOST_BOOLEANS = 25, 76, 2
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+BOX = (
+    r"^\((mistake-[\w-]+)\)=\n:{3,}\{admonition\} Mistake: \S[^\n]*\n:class: caution\n(.*?)^:{3,}$"
+)
+SYMPTOM = r"\{ref\}`[^`]*<symptom-[\w-]+>`"
+MATHS = r"^(`{3,}|:{3,})\{math\}.*?^\1|\$\$.*?\$\$|\$[^$\n]*\$"
+NAMES_OF_DOCUMENTS = r"\bD[0-4]\b"
 SEED = r"torch\.manual_seed\(\d+\)|default_rng\(\d+\)"
 DROPDOWN = r"\A(:{3,})\{dropdown\} Solution\n.*\n\1\Z"
 PROMPTS = {"code_prompt_show", "code_prompt_hide"}
@@ -22,8 +31,12 @@ MACHINE = (
 )
 
 
+def code_cells_of(cells: list[NotebookNode]) -> list[NotebookNode]:
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return code_cells_of(notebook.cells)
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -79,6 +92,85 @@ def first_code_cell_seeds(notebook: NotebookNode) -> Iterator[str]:
     own = [cell for cell in code_cells(notebook) if "setup" not in tags(cell)]
     if not re.search(SEED, own[0].source):
         yield "the first code cell sets no seed"
+    if not FOLDED & set(tags(own[0])):
+        yield "the first code cell, which nobody reads, is not folded"
+
+
+def prose(notebook: NotebookNode) -> str:
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.sub(MATHS, " x ", text, flags=re.M | re.S)
+
+
+def visible(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in code_cells(notebook) if not FOLDED & set(tags(cell))]
+
+
+def one_sitting_is_enough(notebook: NotebookNode) -> Iterator[str]:
+    words = len(re.findall(r"[A-Za-z\u4e00-\u9fff][\w'’-]*", prose(notebook)))
+    if words > MOST_WORDS:
+        yield f"{words} words of prose, more than {MOST_WORDS}"
+    time = re.search(
+        r"\*\*Time:\*\* (\d+) minutes? to read, (\d+) (second|minute)", prose(notebook)
+    )
+    if time is None:
+        return  # opening_is_complete objects
+    seconds = int(time[2]) * (60 if time[3] == "minute" else 1)
+    with_data = any("attn_core.data" in cell.source for cell in code_cells(notebook))
+    most = MOST_SECONDS_WITH_DATA if with_data else MOST_SECONDS
+    if int(time[1]) > MOST_MINUTES or seconds > most:
+        yield f"{time[0]!r} is more than {MOST_MINUTES} minutes or {most} seconds"
+
+
+def picture_comes_first(notebook: NotebookNode) -> Iterator[str]:
+    if not any(pictures(c) or "<svg" in printed(c) for c in code_cells_of(notebook.cells[:8])):
+        yield "no picture in the first eight cells"
+
+
+def visible_code_fits(notebook: NotebookNode) -> Iterator[str]:
+    for cell in visible(notebook):
+        lines = cell.source.splitlines()
+        if len(lines) > MOST_LINES:
+            yield f"{len(lines)} visible lines, more than {MOST_LINES}: {cell.source[:40]!r}"
+        for line in lines:
+            if len(line) > MOST_COLUMNS:
+                yield f"a visible line of more than {MOST_COLUMNS} characters: {line!r}"
+
+
+def numbers_are_shown(notebook: NotebookNode) -> Iterator[str]:
+    shown = [cell for cell in code_cells(notebook) if "hide-cell" not in tags(cell)]
+    booleans = [
+        line
+        for cell in shown
+        for line in printed(cell).splitlines()
+        if re.search(r"(^|[\s:])(True|False)\s*$", line)
+    ]
+    if len(booleans) > MOST_BOOLEANS:
+        yield f"{len(booleans)} lines of True or False: assert, and print the numbers"
+
+
+def mistakes_have_boxes(notebook: NotebookNode) -> Iterator[str]:
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    boxes = re.findall(BOX, text, flags=re.M | re.S)
+    announced = len(re.findall(r"^:{3,}\{admonition\} Mistake", text, flags=re.M))
+    if announced < 2:
+        yield f"{announced} mistake boxes: two or more are needed"
+    if announced != len(boxes):
+        yield "a mistake box lacks its label mistake-… or the class caution"
+    for label, body in boxes:
+        if not re.search(SYMPTOM, body):
+            yield f"the box {label} does not link to a row of the table of symptoms"
+
+
+def an_attention_is_marked(notebook: NotebookNode) -> Iterator[str]:
+    if not any("diagnose(" in cell.source for cell in section(notebook, "Exercises")):
+        yield "no exercise is marked by attn_core.diagnose"
+
+
+def documents_stay_outside(notebook: NotebookNode) -> Iterator[str]:
+    named = re.findall(NAMES_OF_DOCUMENTS, prose(notebook))
+    introduced = "/chapters/appendix/documents" in prose(notebook)  # the chapter on the listings
+    if named and not introduced:
+        yield f"documents that the reader has never seen are named: {sorted(set(named))}"
 
 
 def parts_are_in_order(notebook: NotebookNode) -> Iterator[str]:
@@ -208,8 +300,15 @@ def metadata_is_clean(notebook: NotebookNode) -> Iterator[str]:
 PARTS_RULES = [
     opening_is_complete,
     first_code_cell_seeds,
+    one_sitting_is_enough,
+    picture_comes_first,
+    visible_code_fits,
+    numbers_are_shown,
     parts_are_in_order,
+    mistakes_have_boxes,
+    documents_stay_outside,
     exercises_have_solutions,
+    an_attention_is_marked,
     summary_has_five_lines,
     reading_is_cited,
     formulas_are_labelled,

@@ -23,6 +23,7 @@ MODULES = [
     "plot",
     "interpret",
     "diagnosis",
+    "diagnosis.listings",
     "testing",
     "models.bert",
     "models.block",

@@ -46,7 +46,13 @@ def good_chapter() -> NotebookNode:
     timed.metadata.update(tags=["nbval-ignore-output"], nbval_reason="a time of this machine")
     meant = new_code_cell("1 / 0", outputs=[new_output("error", ename="E", evalue="division")])
     meant.metadata["tags"] = ["raises-exception"]
-    folded = new_code_cell("print(2)", outputs=[new_output("stream", text="2")])
+    box = (
+        "(mistake-{0})=\n:::{{admonition}} Mistake: {0}\n:class: caution\nThe fix: stop it. "
+        "More: {{ref}}`rows <symptom-{0}>`.\n:::"
+    )
+    imports = new_code_cell("import torch\n\ntorch.manual_seed(0)")
+    imports.metadata["tags"] = ["hide-input"]
+    folded = new_code_cell("print(2)\ndiagnose(mine)", outputs=[new_output("stream", text="2")])
     folded.metadata.update(tags=["hide-cell"], mystnb=PROMPTS)
     exercises = [
         cell
@@ -61,11 +67,13 @@ def good_chapter() -> NotebookNode:
             "# Title\n\n**After this chapter you can …** add.\n\n| Concept | Where | Why |\n"
             "|---|---|---|\n\n**Time:** 5 minutes to read, 1 second to run."
         ),
-        new_code_cell("import torch\n\ntorch.manual_seed(0)"),
+        imports,
         new_markdown_cell("## The question\n\n```python\n## no heading\n```"),
         new_markdown_cell("## An idea\n\n```{math}\n:label: eq-idea\na = b\n```"),
         figure,
+        new_markdown_cell(box.format("loud")),
         timed,
+        new_markdown_cell(box.format("late")),
         meant,
         new_markdown_cell("## Exercises"),
         *exercises,
@@ -107,6 +115,16 @@ def metadata_of(source: str, **metadata: object) -> Callable[[NotebookNode], Non
     return plant
 
 
+def data_chapter_of(time: str) -> Callable[[NotebookNode], None]:
+    """A chapter that reads real data, which may take longer, and takes this long."""
+
+    def plant(notebook: NotebookNode) -> None:
+        replaced("1 second", time)(notebook)
+        replaced("import torch", "import torch\nfrom attn_core.data import dates")(notebook)
+
+    return plant
+
+
 def stripped(notebook: NotebookNode) -> None:
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
@@ -144,13 +162,36 @@ DEFECTS = {
         replaced("| Concept |", "| Idea |"),
         replaced("**Time:** 5", "**Time:** some"),
     ],
-    "first_code_cell_seeds": [replaced("torch.manual_seed(0)", "print")],
+    "first_code_cell_seeds": [
+        replaced("torch.manual_seed(0)", "print"),
+        metadata_of("import torch"),
+    ],
+    "one_sitting_is_enough": [
+        replaced("## An idea", "## An idea\n\n" + "word " * 3001),
+        replaced("**Time:** 5", "**Time:** 26"),
+        replaced("1 second", "46 seconds"),
+        replaced("1 second", "1 minute"),
+        data_chapter_of("121 seconds"),
+    ],
+    "picture_comes_first": [output_of(FIGURE)],
+    "visible_code_fits": [
+        replaced("print(time())", "print(time())  #" + "-" * 61),
+        replaced("print(time())", "print(time())" + "\n1" * 25),
+    ],
+    "numbers_are_shown": [output_of(TIMED, text_output("same: True\nFalse\nequal True"))],
     "parts_are_in_order": [
         replaced("## The question", "## A question"),
         two_parts_swapped,
         replaced("## An idea", "### An idea"),
         replaced("## Further reading", "## Further reading\n\n## More"),
     ],
+    "mistakes_have_boxes": [
+        replaced("(mistake-loud)=\n", ""),
+        replaced(":class: caution\n", ""),
+        replaced("<symptom-late>", "<late>"),
+        replaced("Mistake: loud", "Note: loud"),
+    ],
+    "documents_stay_outside": [replaced("## An idea", "## An idea of D3")],
     "exercises_have_solutions": [
         replaced("### Exercise 3: prove it", "More"),
         replaced("### Exercise 2:", "### Exercise 4:"),
@@ -159,13 +200,18 @@ DEFECTS = {
         metadata_of(FOLDED, tags=[], mystnb=PROMPTS),
         metadata_of(FOLDED, tags=["hide-cell"]),
     ],
+    "an_attention_is_marked": [replaced("diagnose(mine)", "print(mine)")],
     "summary_has_five_lines": [replaced("- 5", "")],
     "reading_is_cited": [replaced("{cite:t}`someone2020title`", "A book")],
     "formulas_are_labelled": [
         replaced(":label: eq-idea\n", ""),
         replaced("```{math}\n:label: eq-idea\na = b\n```", "$a = b$"),
     ],
-    "cells_ran_from_top_to_bottom": [stripped, run_out_of_order, replaced("print(2)", " ")],
+    "cells_ran_from_top_to_bottom": [
+        stripped,
+        run_out_of_order,
+        replaced("plt.plot([1, 2])\nplt.show()", " "),
+    ],
     "outputs_are_stored": [output_of(FIGURE), output_of(TIMED)],
     "errors_are_meant": [
         metadata_of("1 / 0"),
@@ -202,6 +248,22 @@ PLANTED = [
 
 def test_good_chapter_meets_no_objection():
     assert objections(good_chapter(), chapter=True) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replaced("1 second", "45 seconds"),
+        data_chapter_of("120 seconds"),
+        replaced("print(time())", "print(time())  #" + "-" * 60),
+        replaced("print(time())", "print(time())" + "\n1" * 24),
+        output_of("print(time())", text_output("same: True\nFalse")),
+    ],
+)
+def test_at_the_limit_there_is_no_objection(change: Callable[[NotebookNode], None]):
+    notebook = good_chapter()
+    change(notebook)
+    assert objections(notebook, chapter=True) == []
 
 
 def test_every_rule_has_a_planted_defect():

@@ -7,6 +7,8 @@ from attn_core.data.dates import (
     LANGUAGES,
     date_examples,
     date_vocabularies,
+    date_word_vocabularies,
+    date_words,
     split_dates,
     write_dates,
 )
@@ -109,3 +111,28 @@ def test_missing_babel_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "babel", None)
     with pytest.raises(ImportError, match="pip install babel"):
         write_dates([date(2024, 1, 1)], "en")
+
+
+def test_words_are_numbers_words_and_marks():
+    days = (date(2024, 11, 21), date(1999, 5, 3))
+    written = {
+        "hu": "2024 . november 21 . és 1999 . május 3 .",
+        "zh": "2024 年 11 月 21 日 和 1999 年 5 月 3 日",
+    }
+    for language, words in written.items():
+        (example,) = [
+            e
+            for e in date_examples(days, 200, per_list=[2], languages={language: ["long"]})
+            if e.dates == days
+        ][:1]
+        assert date_words(example) == (words.split(), ["2024", "11", "21", "1999", "05", "03"])
+
+
+def test_every_word_of_a_list_is_in_the_vocabularies():
+    source_vocab, target_vocab = date_word_vocabularies()
+    days = [day for part in split_dates().values() for day in part]
+    for example in date_examples(days, 500, per_list=[1, 2, 3, 4, 5], seed=6):
+        source, target = date_words(example)
+        assert UNKNOWN not in source_vocab.encode(source)
+        assert UNKNOWN not in target_vocab.encode(target)
+        assert target_vocab.decode(target_vocab.encode(target)) == target

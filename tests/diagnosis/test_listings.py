@@ -1,7 +1,6 @@
-"""The documents' listings, as printed: the crash first, then every mistake that can be seen."""
+"""Tools to read a listing with; and the documents' own: the crash, then what else can be seen."""
 
 import ast
-from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -9,6 +8,7 @@ import torch
 from execute_notebooks import ROOT
 
 from attn_core.diagnosis import diagnose
+from attn_core.diagnosis.listings import excerpt, load, outcome, softmax_of
 
 CHAPTER = ROOT / "chapters/code/listings_repaired.ipynb"
 
@@ -20,24 +20,12 @@ def listings():
         if cell.cell_type != "code":
             continue
         for node in ast.parse(cell.source).body:
-            is_shown = (
-                isinstance(node, ast.Assign)
-                and isinstance(node.value, ast.Call)
-                and getattr(node.value.func, "id", None) == "show"
-                and isinstance(node.value.args[0], ast.Constant)
-            )
-            if is_shown:
-                found[node.targets[0].id] = node.value.args[0].value
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                found[ast.unparse(node.targets[0])] = node.value.value
     return found
 
 
 LISTINGS = listings()
-
-
-def load(source):
-    names = {}
-    exec(compile(source, "listing", "exec"), names)
-    return SimpleNamespace(**names)
 
 
 def names(report):
@@ -132,3 +120,82 @@ def test_d4_with_its_sizes_mended_has_weights_that_are_all_1():
 def test_d4_positions_follow_the_batch():
     dotted = load(LISTINGS["d4"].replace("self Attention", "self.Attention"))
     assert names(diagnose(dotted.PositionalEncoding(16))) == {"positions follow the batch"}
+
+
+LONG = f"        total = add({', '.join(['first', 'second', 'third'] * 5)})"
+PRINTED = f"def f():\n    first = 1\n{LONG}\n    return first"
+
+
+def test_an_excerpt_keeps_lines_as_printed_and_marks_the_gap():
+    shown = excerpt(PRINTED, (2, 2), (4, 4))
+    assert shown.splitlines() == ["first = 1", "# …", "return first"]
+    assert excerpt(PRINTED, (1, 4), width=200) == PRINTED
+
+
+@pytest.mark.parametrize("width", [40, 76])
+def test_an_excerpt_fits_and_loses_no_character(width):
+    shown = excerpt(PRINTED, (1, 4), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "".join(shown.split()) == "".join(PRINTED.split())
+
+
+def test_a_line_is_broken_before_its_comment_or_else_before_a_dot():
+    comment = f"value = {'x' * 40}  # its shape is (batch, length)"
+    assert excerpt(comment, (1, 1), width=60).splitlines()[1].strip().startswith("# its")
+    chain = "value = " + ".".join(["permute()"] * 9)
+    assert all(line.strip()[0] in "v." for line in excerpt(chain, (1, 1), width=40).splitlines())
+
+
+@pytest.mark.parametrize("part", [(0, 1), (3, 2), (1, 5)])
+def test_an_excerpt_outside_the_listing_is_refused(part):
+    with pytest.raises(ValueError, match="4 lines"):
+        excerpt(PRINTED, part)
+
+
+def test_a_notebook_shows_an_excerpt_as_python():
+    shown = excerpt("x = 1", (1, 1))
+    assert shown._repr_markdown_() == "```python\nx = 1\n```"
+
+
+def test_what_one_listing_defines_another_does_not_see():
+    load("width = 3")
+    with pytest.raises(NameError):
+        load("print(width)")
+
+
+def test_an_outcome_is_one_error_in_lines_that_fit():
+    assert outcome(lambda: None) == "runs"
+    assert outcome(lambda: {}["key"]) == "KeyError: 'key'"
+    said = outcome(lambda: int("9" * 60 + " nine " + "9" * 60), width=50)
+    assert said.startswith("ValueError: invalid literal")
+    assert len(said.splitlines()) > 1
+
+    def without_words():
+        raise RuntimeError
+
+    assert outcome(without_words) == "RuntimeError: without a message"
+
+
+@pytest.mark.parametrize(
+    "softmax",
+    [
+        lambda x: x.softmax(-1),
+        lambda x: torch.softmax(x, -1),
+        lambda x: torch.softmax(input=x, dim=-1),
+        lambda x: torch.nn.functional.softmax(x, dim=-1),
+        torch.nn.Softmax(dim=-1),
+    ],
+)
+def test_a_softmax_is_seen_however_it_is_called(softmax):
+    x = torch.randn(2, 3, requires_grad=True)
+    seen = softmax_of(lambda x: softmax(2 * x).sum(), x)
+    torch.testing.assert_close(seen.scores, 2 * x.detach())
+    torch.testing.assert_close(seen.weights, (2 * x).softmax(-1).detach())
+    assert not seen.weights.requires_grad
+
+
+def test_the_last_softmax_is_kept_and_none_is_refused():
+    seen = softmax_of(lambda x: (x.softmax(0), x.softmax(1)), torch.zeros(2, 4))
+    assert seen.weights[0, 0] == 0.25
+    with pytest.raises(ValueError, match="softmax"):
+        softmax_of(torch.exp, torch.zeros(2))

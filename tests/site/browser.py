@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from axe_playwright_python.sync_playwright import Axe
+import build_book
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -31,13 +31,16 @@ FLAGS = [
 ]
 WIDTHS = {"desktop": 1200, "phone": 400}
 SCHEMES = ("light", "dark")
+AXE = build_book.VENDOR / "node_modules" / "axe-core" / "axe.min.js"
+AXE_RUN = "([context, options]) => axe.run(context ?? document, options)"
 AXE_OPTIONS = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
     "preload": False,  # axe's own copy of the style sheets would look for its imports elsewhere
 }
 UNRENDERED_MATHS = """() => [...document.querySelectorAll('.math')]
-    .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
+    .filter(e => !e.querySelector('.katex-html') || !e.querySelector('math annotation') ||
+      getComputedStyle(e.querySelector('.katex')).fontFamily.indexOf('KaTeX_Main') < 0)
     .map(e => e.textContent.trim().slice(0, 60))"""
 DIMMED_FIGURES = """() => [...document.querySelectorAll('div.cell_output img')].filter(e => {
     const style = getComputedStyle(e);
@@ -55,6 +58,11 @@ PAGE_SCROLL = """() => {
     .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`).slice(0, 5)
     .concat(`${page.scrollWidth} > ${page.clientWidth}`);
 }"""
+
+PICTURES_IN_VIEW = """() => [...document.images].filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  }).map(e => e.currentSrc)"""
 
 
 def chromium() -> str | None:
@@ -124,8 +132,6 @@ def opened(browser: Browser, address: str, home: str, visit: Visit) -> Iterator[
         ),
     )
     page.goto(address, wait_until="load")
-    # Equations are set after loading; MathJax's promise says when it is done.
-    page.evaluate("() => window.MathJax?.startup?.promise")
     yield page
     context.close()
 
@@ -140,15 +146,31 @@ def violations(page: Page, where: str, *, inside_code: bool = True) -> list[str]
     if not inside_code:
         no_contrast = {**AXE_OPTIONS, "rules": {"color-contrast": {"enabled": False}}}
         contrast = {**AXE_OPTIONS, "runOnly": ["color-contrast"]}
-        runs = [(None, no_contrast), ({"exclude": [[".highlight"], ["mjx-container"]]}, contrast)]
-    found = [v for run in runs for v in Axe().run(page, *run).response["violations"]]
+        runs = [(None, no_contrast), ({"exclude": [[".highlight"], [".katex"]]}, contrast)]
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = [v for run in runs for v in page.evaluate(AXE_RUN, run)["violations"]]
     return [f"{where}: {v['id']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
+
+
+def weight(browser: Browser, address: str) -> dict[str, int]:
+    """The bytes, uncompressed, of all that a first visit loads; of pictures, those in view."""
+    context = browser.new_context(viewport={"width": WIDTHS["desktop"], "height": 900})
+    page = context.new_page()
+    answers = []
+    page.on("response", answers.append)
+    page.goto(address, wait_until="networkidle")
+    seen = page.evaluate(PICTURES_IN_VIEW)
+    loaded = [a for a in answers if a.request.resource_type != "image" or a.url in seen]
+    sizes = {answer.url: len(answer.body()) for answer in loaded}
+    context.close()
+    return sizes
 
 
 def visited(browser: Browser, address: str, home: str) -> Visit:
     visit = Visit()
     with opened(browser, address, home, visit) as page:
-        visit.equations = page.locator("mjx-container").count()
+        visit.equations = page.locator(".katex").count()
         visit.unrendered = page.evaluate(UNRENDERED_MATHS)
         for name, width in WIDTHS.items():
             page.set_viewport_size({"width": width, "height": 900})

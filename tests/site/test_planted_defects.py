@@ -21,8 +21,17 @@ DEFECTS = [
     ("violations", '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">'),
     ("violations", '<p style="color: #aaa; background: #fff">pale</p>'),
     ("violations", '<div class="phone" style="color: #aaa; background: #fff">pale</div>'),
+    (
+        "violations",
+        '<details><summary aria-label="Toggle hidden content">Show the imports</summary></details>',
+    ),
     ("scrolls", '<div style="width: 900px">wide</div>'),
     ("unrendered", r'<span class="math">\(x\)</span>'),
+    (  # KaTeX's HTML without its style sheet
+        "unrendered",
+        '<span class="math"><span class="katex"><math><semantics><mi>x</mi><annotation>x'
+        '</annotation></semantics></math><span class="katex-html">x</span></span></span>',
+    ),
     (
         "dimmed",
         '<div class="cell_output"><img alt="A dimmed picture" src="data:," '

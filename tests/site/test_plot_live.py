@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -173,6 +174,20 @@ def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
     page.set_content(page_of(heading, live_attention(WORDS, KEYS, VALUES, QUERY)))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page, "figure") == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_panels_are_read_in_the_order_of_the_steps(browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
+    panels = page.locator(".attn-live svg").all()
+    assert [panel.locator(".title").text_content()[0] for panel in panels] == ["1", "2", "3"]
+    boxes = [panel.bounding_box() for panel in panels]
+    for before, after in pairwise(boxes):
+        below = after["y"] >= before["y"] + before["height"]
+        beside = after["y"] == before["y"] and after["x"] >= before["x"] + before["width"]
+        assert below or beside
     page.close()
 
 

@@ -1,0 +1,56 @@
+"""A first visit to a page weighs at most a megabyte, and shows what a heavier one would."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import served, weight
+from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
+from playwright.sync_api import Browser
+from test_pages import PAGES, SITE
+
+LIMIT = 1_000_000
+CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_first_visit_weighs_at_most_a_megabyte(browser: Browser, home: str, page: str):
+    sizes = weight(browser, f"{home}/{page}")
+    assert len(sizes) > 10
+    heaviest = sorted(((size, address) for address, size in sizes.items()), reverse=True)
+    assert sum(sizes.values()) <= LIMIT, heaviest[:5]
+
+
+def test_a_heavy_page_is_noticed(tmp_path: Path, browser: Browser):
+    (tmp_path / "heavy.js").write_text("//" + "x" * LIMIT)
+    (tmp_path / "page.html").write_text("<title>A page</title><script src=heavy.js></script>")
+    with served(tmp_path) as home:
+        assert sum(weight(browser, f"{home}/page.html").values()) > LIMIT
+
+
+def test_the_search_index_is_loaded_by_the_search_page_only():
+    loading = [p for p in SITE.rglob("*.html") if 'src="../../searchindex.js"' in p.read_text()]
+    assert loading == []
+    assert "searchindex.js" in (SITE / "search.html").read_text()
+
+
+def test_every_picture_has_a_place_before_it_is_loaded():
+    for page in CHAPTERS:
+        soup = BeautifulSoup((SITE / page).read_text("utf-8"), "lxml")
+        for picture in soup.select('article img[src$=".png"]'):
+            assert picture["loading"] == "lazy", page
+            assert int(picture["width"]) > int(picture["height"]) / 10 > 0, page
+
+
+def test_every_icon_of_the_pages_is_left_in_the_fonts():
+    fonts = (SITE / "_static" / "vendor" / "fontawesome" / "webfonts").glob("*.woff2")
+    signs = {sign for font in fonts for sign in TTFont(font).getBestCmap()}
+    sheets = "".join(p.read_text("utf-8") for p in (SITE / "_static").rglob("*.css"))
+    icons = {i for p in CHAPTERS for i in re.findall(r"\bfa-[\w-]+", (SITE / p).read_text("utf-8"))}
+    shown = {}
+    for icon in icons - {"fa-solid", "fa-lg", "fa-fw", "fa-regular", "fa-brands"}:
+        rule = re.search(rf"\.{icon}\b[^{{]*{{[^}}]*\"([\ue000-\uf8ff])\"", sheets)
+        shown[icon] = rule and ord(rule[1]) in signs
+    assert len(shown) > 3
+    assert [icon for icon, there in shown.items() if not there] == []
