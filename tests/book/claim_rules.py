@@ -23,7 +23,6 @@ NAMING = {"appendix/claims", "appendix/documents", "code/listings_repaired"}
 # Pages still to be recast: an entry goes when its page has lost the last of these names.
 AWAITED = {
     "applications/machine_translation",
-    "background/why_attention",
 }
 # Where the documents are: they are not part of this repository.
 PLACE = Path(os.environ.get("ATTENTION_DOCUMENTS", ROOT.parent / "shared" / "documents"))
