@@ -158,7 +158,7 @@ def weight(browser: Browser, address: str) -> dict[str, int]:
     context = browser.new_context(viewport={"width": WIDTHS["desktop"], "height": 900})
     page = context.new_page()
     answers = []
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(address, wait_until="networkidle")
     seen = page.evaluate(PICTURES_IN_VIEW)
     loaded = [a for a in answers if a.request.resource_type != "image" or a.url in seen]
