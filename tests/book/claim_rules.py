@@ -20,10 +20,6 @@ HEADING = r"#+ +(\d+(?:\.\d+)*)\.? *(\S.*?) *$"
 DOCUMENT_NAME = r"\bD[0-4]\b"
 # The pages that may name the documents; no other teaches with them.
 NAMING = {"appendix/claims", "appendix/documents", "code/listings_repaired"}
-# Pages still to be recast: an entry goes when its page has lost the last of these names.
-AWAITED = {
-    "applications/machine_translation",
-}
 # Where the documents are: they are not part of this repository.
 PLACE = Path(os.environ.get("ATTENTION_DOCUMENTS", ROOT.parent / "shared" / "documents"))
 
@@ -160,7 +156,7 @@ def chapters_exist(book: Book) -> Iterator[str]:
 
 
 def documents_are_named_where_they_may_be(book: Book) -> Iterator[str]:
-    for name in book.pages.keys() - NAMING - AWAITED:
+    for name in book.pages.keys() - NAMING:
         found = re.findall(DOCUMENT_NAME, book.pages[name])
         if found:
             yield f"{name} names {', '.join(sorted(set(found)))}"

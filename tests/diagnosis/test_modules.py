@@ -232,3 +232,18 @@ def test_weights_are_recovered_from_outputs_alone():
     runner, _ = runner_of(layer, (x,), Budget(5))
     seen = recovered_weights(runner)
     torch.testing.assert_close(seen, layer(x, return_weights=True).weights.detach())
+
+
+class CastsToSingle(nn.Module):
+    """Takes double precision and returns single, as layers of Keras do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Layer()
+
+    def forward(self, x):
+        return self.layer(x).float()
+
+
+def test_an_output_in_single_precision_is_no_wrong_gradient():
+    assert "gradient wrong" not in names(diagnose(CastsToSingle()))
