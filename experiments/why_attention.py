@@ -21,8 +21,12 @@ from attn_core.training import length_batches, train_to_plateau
 
 # The model without attention has the wider state and the larger number of parameters.
 WIDTHS = {"none": 64, "bahdanau": 48}
+FRESH = "6,000 new ones in every pass"
 RUNS = [
-    *[{"attention": kind, "lists": 6_000, "seed": seed} for seed in (0, 1, 2) for kind in WIDTHS],
+    {"attention": kind, "lists": lists, "seed": seed}
+    for lists in (6_000, FRESH)
+    for seed in (0, 1, 2)
+    for kind in WIDTHS
 ]
 TRAINED = (1, 2, 3, 4)  # dates in a list of the training
 TESTED = (1, 2, 3, 4, 5)
@@ -58,18 +62,32 @@ def right_by_place(model: Seq2Seq, examples: Sequence[DateExample]) -> list[floa
     return np.mean(right, axis=0).round(4).tolist()
 
 
-def run(attention: str, lists: int, seed: int, toy: bool = False) -> dict[str, Any]:
+def run(attention: str, lists: int | str, seed: int, toy: bool = False) -> dict[str, Any]:
     """Train one model on lists of one to four dates and test it on dates it never saw.
 
+    ``lists`` is how many lists there are to train on, the same ones in every pass, or ``FRESH``.
     Every seed has the same split of the dates; it draws other lists, weights and batches.
     """
     dates = split_dates(seed=0)
     tested = 8 if toy else 200
-    training = date_examples(
-        dates["train"], 200 if toy else lists, per_list=TRAINED, seed=10 + seed
-    )
-    source, target = tensors(training)
-    lengths, written = (source != PAD).sum(dim=-1), (target != PAD).sum(dim=-1)
+
+    def drawn(number: int) -> list[DateExample]:
+        """The lists of one pass."""
+        return date_examples(
+            dates["train"],
+            200 if toy else 6_000 if lists == FRESH else int(lists),
+            per_list=TRAINED,
+            seed=10 + seed if lists != FRESH else 1000 * (seed + 1) + number,
+        )
+
+    def prepare(examples: list[DateExample]) -> None:
+        nonlocal source, target, lengths, written
+        source, target = tensors(examples)
+        lengths, written = (source != PAD).sum(dim=-1), (target != PAD).sum(dim=-1)
+
+    source = target = lengths = written = torch.empty(0)
+    training = drawn(0)
+    prepare(training)
     validation = tensors(date_examples(dates["validation"], 2 * tested, per_list=TRAINED, seed=1))
     watched = {
         n: date_examples(dates["validation"], tested // 2, per_list=[n], seed=2) for n in TRAINED
@@ -84,6 +102,8 @@ def run(attention: str, lists: int, seed: int, toy: bool = False) -> dict[str, A
 
     def epoch(number: int) -> list[Tensor]:
         nonlocal updates
+        if lists == FRESH:
+            prepare(drawn(number))
         batches = length_batches(lengths, batch_size=64, seed=1000 * seed + number)
         updates += len(batches)
         return batches

@@ -196,7 +196,7 @@ def _plane(title: str, frame: _Frame, axes: tuple[str, str]) -> str:
         + f'<line x1="{zero_x:.2f}" y1="4" x2="{zero_x:.2f}" y2="236" {line}/>'
         + f'<path d="M{one_x:.2f} {zero_y - 3:.2f}v6M{zero_x - 3:.2f} {one_y:.2f}h6" {line}/>'
         + _text(one_x, zero_y + 15, "1", "muted", "middle", "small")
-        + _text(zero_x - 6, one_y + 4, "1", "muted", "end", "small")
+        + _text(zero_x - 4, one_y + 15, "1", "muted", "end", "small")
         + _text(236, 238, f"{axes[0]} →", "muted", "end", "small")
         + _text(4, 12, f"↑ {axes[1]}", "muted", name="small")
     )
@@ -222,7 +222,7 @@ def _score_panel(
         + f'<g class="handle" transform="translate({x:.2f} {y:.2f})">'
         '<circle class="ring" r="15" fill="transparent"/>'
         f'<circle r="7" fill="{COLORS["query"]}" stroke="white" stroke-width="1.5"/>'
-        + _text(0, _beside(y), "query", "query", "middle")
+        + _text(min(max(x, 30), 210) - x, _beside(y), "query", "query", "middle")
         + "</g></g>"
     )
     return _svg("score", "Keys of the words and the query as arrows in a plane", "".join(drawing))
@@ -230,7 +230,7 @@ def _score_panel(
 
 def _weight_panel(words: list[str], scores: NDArray[Any], weights: NDArray[Any]) -> str:
     drawing = [
-        _text(4, 15, "2 normalise: softmax", name="title"),
+        _text(4, 15, "2 softmax(score / τ)", name="title"),
         _text(112, 44, "score", "muted", "end", "small"),
         _text(_BAR_START, 44, "weight", "weights", name="small"),
     ]
@@ -310,11 +310,15 @@ def _beside(y: float) -> float:
 
 
 def _reading(words: list[str], weights: NDArray[Any], output: NDArray[Any]) -> str:
-    first = int(weights.argmax())
-    return (
-        f"Most weight: “{escape(words[first])}”, {_number(weights[first])}. "
-        f"Output: ({_number(output[0])}, {_number(output[1])})."
-    )
+    highest = weights.max()
+    first = [f"“{escape(words[j])}”" for j in np.flatnonzero(weights > highest - 1e-9)]
+    if 1 < len(first) == len(words):
+        most = f"All weights are equal, {_number(highest)}."
+    elif len(first) > 1:
+        most = f"Most weight: {', '.join(first[:-1])} and {first[-1]}, {_number(highest)} each."
+    else:
+        most = f"Most weight: {first[0]}, {_number(highest)}."
+    return f"{most} Output: ({_number(output[0])}, {_number(output[1])})."
 
 
 def _controls(query: NDArray[Any], temperature: float, limit: float, axes: tuple[str, str]) -> str:

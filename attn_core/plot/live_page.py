@@ -64,7 +64,7 @@ for (const root of document.querySelectorAll(".attn-live:not([data-ready])")) {
     set(handle, { transform: `translate(${qx} ${qy})`, "aria-valuenow": query[0],
       "aria-valuetext": pair(query) });
     set(one(".output"), { transform: `translate(${ox} ${oy})` });
-    set(one(".handle text"), { y: qy <= 120 ? 23 : -12 });
+    set(one(".handle text"), { x: Math.min(Math.max(qx, 30), 210) - qx, y: qy <= 120 ? 23 : -12 });
     set(one(".output text"), { y: oy <= 120 ? 23 : -12 });
     weights.forEach((weight, j) => {
       all(".score-number")[j].textContent = number(scores[j]);
@@ -78,9 +78,12 @@ for (const root of document.querySelectorAll(".attn-live:not([data-ready])")) {
       set(input, { "aria-valuetext": number(shown[input.name]) });
       one(`.${input.name}-number`).textContent = number(shown[input.name]);
     }
-    const first = weights.indexOf(Math.max(...weights));
-    one(".reading").textContent = `Most weight: \\u201c${words[first]}\\u201d, `
-      + `${number(weights[first])}. Output: ${pair(output)}.`;
+    const top = Math.max(...weights), share = number(top);
+    const first = words.filter((_, j) => weights[j] > top - 1e-9).map(w => `\\u201c${w}\\u201d`);
+    const most = first.length === 1 ? `Most weight: ${first[0]}, ${share}.`
+      : first.length === words.length ? `All weights are equal, ${share}.`
+      : `Most weight: ${first.slice(0, -1).join(", ")} and ${first.at(-1)}, ${share} each.`;
+    one(".reading").textContent = `${most} Output: ${pair(output)}.`;
   }
 
   const move = (x, y) => {

@@ -98,6 +98,45 @@ def test_still_picture_shows_what_the_script_would_draw(browser):
     context.close()
 
 
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ((1, -1), "Most weight: “flooded”, 0.70."),
+        ((2.5, 0), "Most weight: “bank” and “flooded”, 0.50 each."),
+        ((0, 2.5), "Most weight: “the”, “bank” and “was”, 0.32 each."),
+        ((0, 0), "All weights are equal, 0.25."),
+    ],
+)
+def test_every_word_with_the_most_weight_is_named(page, query, says):
+    still = live_attention(WORDS, KEYS, VALUES, query)
+    assert says in still.html
+    page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
+    figure = page.locator(".attn-live")
+    set_slider(figure, "x", query[0])
+    set_slider(figure, "y", query[1])
+    assert page.inner_text(".reading").startswith(says)
+
+
+def test_one_word_has_the_most_weight_by_itself(page):
+    page.set_content(page_of(live_attention(WORDS[:1], KEYS[:1], VALUES[:1], QUERY)))
+    assert page.inner_text(".reading").startswith("Most weight: “the”, 1.00.")
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_label_of_the_query_is_whole_at_every_edge(browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
+    figure = page.locator(".attn-live")
+    drawing = figure.locator("svg.score").bounding_box()
+    for x, y in ((-2.5, 0), (2.5, 0), (2.5, 2.5), (-2.5, -2.5)):
+        set_slider(figure, "x", x)
+        set_slider(figure, "y", y)
+        label = figure.locator(".handle text").bounding_box()
+        assert drawing["x"] <= label["x"]
+        assert label["x"] + label["width"] <= drawing["x"] + drawing["width"]
+    page.close()
+
+
 def test_query_follows_the_mouse(page):
     page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
     figure = page.locator(".attn-live")
