@@ -20,8 +20,8 @@ from attn_core.data.vocabulary import PAD
 from attn_core.models.translator import Translator
 from attn_core.training import train_to_plateau
 
-# One seed: each takes 50 minutes of a core. Add 1 and 2 here, and `--resume` records only these.
-SEEDS = (0,)
+# Each seed takes about 50 minutes of a core; `--resume` records only what the file lacks.
+SEEDS = (0, 1, 2)
 RUNS = [
     {"network": network, "seed": seed}
     for seed in SEEDS
