@@ -186,6 +186,7 @@ class ClaimsRegister(Page):
         id = document["id"]
         titles = {"": f"{id}, before section 1"}
         for row in document["sections"]:
+            titles.pop(row["number"], None)  # a number that is printed twice has its last place
             titles[row["number"]] = f"{id} §{row['number']}: {row.get('about', row['heading'])}"
         for number, title in titles.items():
             claims = self.register.of_section(id, number)

@@ -23,6 +23,7 @@ import attn_core
 pytestmark = pytest.mark.filterwarnings("ignore")
 PACKAGE = Path(attn_core.__file__).parent
 TESTS = Path(__file__).parent
+REFUSALS = (TypeError, ValueError, ImportError, SyntaxError)
 
 
 def public_calls():
@@ -74,7 +75,7 @@ def codes_of(thing):
 
 @contextmanager
 def watched(codes, seen):
-    """Add to ``seen`` every one of ``codes`` that a TypeError or a ValueError leaves or passes."""
+    """Add to ``seen`` every one of ``codes`` that one of the ``REFUSALS`` leaves or passes."""
 
     def of_call(frame, event, argument):
         if frame.f_code not in codes:
@@ -83,7 +84,7 @@ def watched(codes, seen):
         return in_call
 
     def in_call(frame, event, argument):
-        if event == "exception" and issubclass(argument[0], TypeError | ValueError | ImportError):
+        if event == "exception" and issubclass(argument[0], REFUSALS):
             seen.add(frame.f_code)
         return in_call
 
