@@ -2,6 +2,7 @@
 
 import inspect
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -65,7 +66,10 @@ class Budget:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Raise TroubleError when the time is up, amid a call where that is possible."""
+        """Raise TroubleError when the time is up, amid a call where that is possible.
+
+        PyTorch gets one thread: on a busy machine the others wait longer than small inputs take.
+        """
         message = f"it takes too long: more than {self.seconds:g} seconds for small inputs"
         if self.left <= 0:
             raise TroubleError(message)
@@ -75,6 +79,10 @@ class Budget:
         def stop(*_: object) -> None:
             raise TroubleError(message)
 
+        torch = sys.modules.get("torch")
+        threads = torch.get_num_threads() if torch is not None else 1
+        if torch is not None:
+            torch.set_num_threads(1)
         begin = time.monotonic()
         if can_interrupt:
             before = signal.signal(signal.SIGALRM, stop)
@@ -86,6 +94,8 @@ class Budget:
             if can_interrupt:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, before)
+            if torch is not None:
+                torch.set_num_threads(threads)
 
 
 def asked_signature(function: Callable[..., Any]) -> tuple[str | None, str | None]:

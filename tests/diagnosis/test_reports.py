@@ -247,6 +247,35 @@ def test_what_no_mistake_explains_is_told_by_its_properties():
     assert all(one.example for one in report.broken)
 
 
+def test_a_function_runs_on_one_thread_and_leaves_the_others():
+    seen = set()
+
+    def attention(query, key, value):
+        seen.add(torch.get_num_threads())
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert diagnose(attention)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_squared_weights_are_not_accused_of_reading_nothing():
+    """In small cases all values may be equal, or the output NaN: neither shows anything."""
+
+    def attention(query, key, value):
+        powers = (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).exp() ** 2
+        powers = powers.masked_fill(powers == 1, torch.nan)
+        return powers / powers.sum(-1, keepdim=True) @ value
+
+    report = diagnose(attention, layout="LD")
+    assert report.is_unexplained
+    assert report.broken == ()
+
+
 def test_mistakes_that_look_the_same_are_both_told():
     """With as many heads as a head is wide, 1/d is the scale of all heads together."""
     report = diagnose(planted("scale not rooted"), layout="BHLD", width=4)
