@@ -10,7 +10,9 @@ PARTS = ["The question", "Exercises", "Summary", "Further reading"]
 OPENING = {
     "a title": r"\A# \S",
     "the sentence 'After this chapter you can …'": r"\*\*After this chapter you can …?\*\*",
-    "the table of prerequisites": r"^\| ?Concept ?\| ?Where ?\| ?Why ?\|",
+    "the folded table of prerequisites": (
+        r"^:::\{dropdown\} Prerequisites\n\| ?Concept ?\| ?Where ?\| ?Why ?\|"
+    ),
     "the line of times": r"^\*\*Time:\*\* \d+ minutes? to read, \d+ (second|minute)s? to run\b",
 }
 MOST_WORDS, MOST_MINUTES, MOST_SECONDS, MOST_SECONDS_WITH_DATA = 3000, 25, 45, 120

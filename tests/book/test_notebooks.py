@@ -64,8 +64,8 @@ def good_chapter() -> NotebookNode:
     ]
     cells = [
         new_markdown_cell(
-            "# Title\n\n**After this chapter you can …** add.\n\n| Concept | Where | Why |\n"
-            "|---|---|---|\n\n**Time:** 5 minutes to read, 1 second to run."
+            "# Title\n\n**After this chapter you can …** add.\n\n:::{dropdown} Prerequisites\n"
+            "| Concept | Where | Why |\n|---|---|---|\n:::\n\n**Time:** 5 minutes to read, 1 second to run."
         ),
         imports,
         new_markdown_cell("## The question\n\n```python\n## no heading\n```"),
@@ -160,6 +160,7 @@ DEFECTS = {
         replaced("# Title", "Title"),
         replaced("**After", "**Before"),
         replaced("| Concept |", "| Idea |"),
+        replaced(":::{dropdown} Prerequisites\n", ""),
         replaced("**Time:** 5", "**Time:** some"),
     ],
     "first_code_cell_seeds": [
