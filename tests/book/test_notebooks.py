@@ -65,7 +65,8 @@ def good_chapter() -> NotebookNode:
     cells = [
         new_markdown_cell(
             "# Title\n\n**After this chapter you can …** add.\n\n:::{dropdown} Prerequisites\n"
-            "| Concept | Where | Why |\n|---|---|---|\n:::\n\n**Time:** 5 minutes to read, 1 second to run."
+            "| Concept | Where | Why |\n|---|---|---|\n:::\n\n"
+            "**Time:** 5 minutes to read, 1 second to run."
         ),
         imports,
         new_markdown_cell("## The question\n\n```python\n## no heading\n```"),
