@@ -1,8 +1,12 @@
-"""What attention adds to a small translator: four networks, each to its plateau.
+"""What attention adds to a small translator: four networks, each to its plateau, and two controls.
 
 English messages of programs into Chinese, the split of `attn_core.data.catalogues`. Every network
 has the same widths, pairs, batches and stopping rule: training ends when BLEU on the validation
 messages has stopped rising. The test messages are translated once, with the best weights.
+
+The scale of "Luong, scaled" does two things: the first scores are smaller, and a step of Adam moves
+them less. The controls do one each: "Luong, small start" divides the first W_s by the root of the
+key's width, and "Luong, small steps" divides the score by it and multiplies the first W_s.
 """
 
 import math
@@ -22,10 +26,11 @@ from attn_core.training import train_to_plateau
 
 # Each seed takes about 50 minutes of a core; `--resume` records only what the file lacks.
 SEEDS = (0, 1, 2)
+CONTROLS = {"Luong, small start": ("Luong", -0.5), "Luong, small steps": ("Luong, scaled", 0.5)}
 RUNS = [
     {"network": network, "seed": seed}
     for seed in SEEDS
-    for network in ("no attention", "Luong, scaled", "Luong", "Bahdanau")
+    for network in ("no attention", "Luong, scaled", "Luong", "Bahdanau", *CONTROLS)
 ]
 LENGTHS = {"3–4": (3, 4), "5–6": (5, 6), "7–8": (7, 8), "9–12": (9, 12)}
 METRIC = sacrebleu.BLEU(tokenize="zh")
@@ -70,8 +75,13 @@ def run(network: str, seed: int, toy: bool = False) -> dict[str, Any]:
     parts = catalogues.split(catalogues.pairs("zh"))
     train, validation, test = (part[:200] if toy else part for part in parts)
     widths = {"embedding_dim": 8, "hidden_dim": 8} if toy else {}
-    translator = Translator(train, network, seed=seed, **widths)
+    kind, power = CONTROLS.get(network, (network, 0))
+    translator = Translator(train, kind, seed=seed, **widths)
     model = translator.model
+    if power:
+        with torch.no_grad():
+            W_s = model.decoder.score.weight
+            W_s *= W_s.shape[1] ** power
     held_out = references(validation)
     batch = translator.batch(validation)
     reading = Reading(validation, Glossary(parts.train[: 3000 if toy else None]))
