@@ -143,6 +143,34 @@ def test_a_cast_to_half_precision_is_named():
     assert [one.name for one in diagnose(attention).mistakes] == ["computed in half precision"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("part", ["scores", "weights", "value"])
+def test_a_cast_of_one_step_is_named(dtype, part):
+    def attention(query, key, value):
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        if part == "scores":
+            scores = scores.to(dtype).to(query.dtype)
+        weights = scores.softmax(-1)
+        if part == "weights":
+            weights = weights.to(dtype).to(query.dtype)
+        if part == "value":
+            value = value.to(dtype).to(query.dtype)
+        return weights @ value
+
+    assert [one.name for one in diagnose(attention).mistakes] == ["computed in half precision"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_scale_that_is_nearly_right_is_no_rounding(dtype):
+    def attention(query, key, value):
+        scores = (query / (1.01 * query.shape[-1] ** 0.5)).to(dtype) @ key.mT.to(dtype)
+        return scores.softmax(-1) @ value.to(dtype)
+
+    report = diagnose(attention)
+    assert report.is_unexplained
+    assert report.mistakes == ()
+
+
 @pytest.mark.parametrize("cut", ["query", "value"])
 def test_a_gradient_that_is_cut_is_named(cut):
     def attention(query, key, value):
