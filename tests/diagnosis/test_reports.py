@@ -1,6 +1,7 @@
 """Whatever a function does, its author gets a report in words, and never a traceback of ours."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -273,6 +274,27 @@ def test_what_no_mistake_explains_is_told_by_its_properties():
     assert "do not sum to 1" in said
     assert "query does not matter" in said
     assert all(one.example for one in report.broken)
+
+
+def looped(query, key, value):
+    """Numbers only, and a new array: it takes arrays and tensors alike."""
+    output = np.zeros((len(query), value.shape[1]))
+    for i in range(len(query)):
+        pairs = [zip(query[i], key[j], strict=True) for j in range(len(key))]
+        scores = [sum(float(q) * float(k) for q, k in pair) for pair in pairs]
+        largest = max(scores)
+        powers = [math.exp((s - largest) / query.shape[1] ** 0.5) for s in scores]
+        for j, power in enumerate(powers):
+            for d in range(value.shape[1]):
+                output[i, d] += power / sum(powers) * float(value[j, d])
+    return output
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"layout": "LD"}, {"backend": "numpy"}, {"backend": "torch"}]
+)
+def test_a_loop_over_numbers_is_judged_by_its_output(asked):
+    assert diagnose(looped, **asked)
 
 
 def test_a_function_runs_on_one_thread_and_leaves_the_others():
