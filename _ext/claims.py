@@ -284,7 +284,9 @@ def place_of(cell: Element) -> str:
 
 def marks(claims: list[dict]) -> nodes.paragraph:
     """One small line: a link for each claim, which shows the verdict and says the statement."""
-    lead = "Claim tested here: " if len(claims) == 1 else "Claims tested here: "
+    lead = "A statement found elsewhere, tested here: "
+    if len(claims) > 1:
+        lead = "Statements found elsewhere, tested here: "
     line = nodes.paragraph("", lead, classes=["claim-marks"])
     for index, claim in enumerate(claims):
         statement = re.sub(r"[$`\\]", "", claim["statement"])

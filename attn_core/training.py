@@ -177,13 +177,15 @@ def train_to_plateau(
 
     When ``patience`` epochs in a row bring no smaller error, training goes back to the best
     weights so far and goes on with a quarter of the learning rate and a new optimizer. After
-    ``reductions`` of these it ends, with the best weights. The first of the epochs warms up.
+    ``reductions`` of these it ends, with the best weights; an error of 0 ends it at once. The
+    first of the epochs warms up.
 
     Args:
         model: what is trained; in evaluation mode while ``validate`` runs and afterwards.
         loss: gets one batch and returns a scalar.
         epoch: gets 0, 1, 2, … and returns the batches of that epoch.
-        validate: returns the error to make small, computed on data that is not trained on.
+        validate: returns the error to make small, at least 0, computed on data that is not
+            trained on.
         learning_rate: the highest learning rate.
         clip_norm: the longest gradient.
         patience: epochs without a smaller error before the learning rate falls.
@@ -195,7 +197,7 @@ def train_to_plateau(
 
     Raises:
         ValueError: ``patience`` or ``max_epochs`` is less than 1, ``reductions`` is negative, an
-            epoch has no batch, or a loss or an error is not finite.
+            epoch has no batch, a loss or an error is not finite, or an error is negative.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -238,7 +240,7 @@ def train_to_plateau(
         errors.append(_error(model, validate, len(errors)))
         if errors[-1] < errors[best]:
             best, best_weights = len(errors) - 1, copy.deepcopy(model.state_dict())
-            waited = 0
+            waited, stopped = 0, errors[-1] == 0
             continue
         waited += 1
         if waited == patience:
@@ -257,8 +259,10 @@ def _error(model: nn.Module, validate: Callable[[], float], epoch: int) -> float
     model.eval()
     with torch.no_grad():
         error = float(validate())
-    if not math.isfinite(error):
-        raise ValueError(f"validate must return a finite error, got {error} after epoch {epoch}")
+    if not (math.isfinite(error) and error >= 0):
+        raise ValueError(
+            f"validate must return a finite error of at least 0, got {error} after epoch {epoch}"
+        )
     return error
 
 

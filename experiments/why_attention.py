@@ -125,8 +125,8 @@ def run(attention: str, lists: int | str, seed: int, toy: bool = False) -> dict[
         validate,
         learning_rate=0.005,
         patience=3,
-        reductions=1,
-        max_epochs=2 if toy else 60,
+        reductions=3,
+        max_epochs=2 if toy else 150,
     )
     learnt = {n: [e for e in training if len(e.dates) == n][:tested] for n in TRAINED}
     cpu_seconds = round(time.process_time() - start, 1)

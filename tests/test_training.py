@@ -148,6 +148,17 @@ def test_training_ends_when_the_patience_of_every_rate_is_spent():
     assert history.stopped
 
 
+@pytest.mark.parametrize(("smallest", "stopped"), [(0.0, True), (1e-9, False)])
+def test_an_error_of_zero_ends_training(smallest, stopped):
+    model, loss, _ = noisy_line()
+    errors = iter([1.0, smallest, *[0.5] * 3])
+    history = train_to_plateau(
+        model, loss, lambda _: range(2), lambda: next(errors), patience=9, max_epochs=4
+    )
+    assert (history.stopped, history.best) == (stopped, 1)
+    assert len(history.errors) == (2 if stopped else 5)
+
+
 def test_max_epochs_ends_training_before_it_stops_by_itself():
     model, loss, _ = noisy_line()
     errors = iter(range(100, 0, -1))
@@ -186,7 +197,8 @@ def test_after_a_plateau_the_rate_falls_and_the_best_weights_return():
         ({"max_epochs": 0}, "patience and max_epochs"),
         ({"reductions": -1}, "reductions must not be negative, got -1"),
         ({"epoch": lambda _: []}, "epoch must return at least one batch"),
-        ({"validate": lambda: float("nan")}, "validate must return a finite error, got nan"),
+        ({"validate": lambda: float("nan")}, "validate must return a finite error .* got nan"),
+        ({"validate": lambda: -1e-9}, "at least 0, got -1e-09 after epoch 0"),
         ({"loss": lambda _: torch.tensor(float("inf"))}, "loss must be finite, got inf"),
     ],
 )

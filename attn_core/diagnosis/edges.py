@@ -68,6 +68,8 @@ def _gradient(caller: Caller, recipe: Recipe, case: Case) -> str | None:
             output = caller.first_of(caller.returned(inputs, case))
     except TroubleError:
         return None  # it says itself that it has no gradient here
+    if not isinstance(output, torch.Tensor):
+        return None  # written for NumPy, and takes tensors as they come
     if not output.requires_grad:
         return "gradient cut"
     random = np.random.default_rng(1)

@@ -1,6 +1,7 @@
 """Whatever a function does, its author gets a report in words, and never a traceback of ours."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -143,6 +144,34 @@ def test_a_cast_to_half_precision_is_named():
     assert [one.name for one in diagnose(attention).mistakes] == ["computed in half precision"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("part", ["scores", "weights", "value"])
+def test_a_cast_of_one_step_is_named(dtype, part):
+    def attention(query, key, value):
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        if part == "scores":
+            scores = scores.to(dtype).to(query.dtype)
+        weights = scores.softmax(-1)
+        if part == "weights":
+            weights = weights.to(dtype).to(query.dtype)
+        if part == "value":
+            value = value.to(dtype).to(query.dtype)
+        return weights @ value
+
+    assert [one.name for one in diagnose(attention).mistakes] == ["computed in half precision"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_scale_that_is_nearly_right_is_no_rounding(dtype):
+    def attention(query, key, value):
+        scores = (query / (1.01 * query.shape[-1] ** 0.5)).to(dtype) @ key.mT.to(dtype)
+        return scores.softmax(-1) @ value.to(dtype)
+
+    report = diagnose(attention)
+    assert report.is_unexplained
+    assert report.mistakes == ()
+
+
 @pytest.mark.parametrize("cut", ["query", "value"])
 def test_a_gradient_that_is_cut_is_named(cut):
     def attention(query, key, value):
@@ -245,6 +274,27 @@ def test_what_no_mistake_explains_is_told_by_its_properties():
     assert "do not sum to 1" in said
     assert "query does not matter" in said
     assert all(one.example for one in report.broken)
+
+
+def looped(query, key, value):
+    """Numbers only, and a new array: it takes arrays and tensors alike."""
+    output = np.zeros((len(query), value.shape[1]))
+    for i in range(len(query)):
+        pairs = [zip(query[i], key[j], strict=True) for j in range(len(key))]
+        scores = [sum(float(q) * float(k) for q, k in pair) for pair in pairs]
+        largest = max(scores)
+        powers = [math.exp((s - largest) / query.shape[1] ** 0.5) for s in scores]
+        for j, power in enumerate(powers):
+            for d in range(value.shape[1]):
+                output[i, d] += power / sum(powers) * float(value[j, d])
+    return output
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"layout": "LD"}, {"backend": "numpy"}, {"backend": "torch"}]
+)
+def test_a_loop_over_numbers_is_judged_by_its_output(asked):
+    assert diagnose(looped, **asked)
 
 
 def test_a_function_runs_on_one_thread_and_leaves_the_others():
