@@ -149,7 +149,7 @@ def _panels(sides: list[NDArray[Any]], data: dict[str, Any]) -> str:
     titles = {
         "scores": f"All {rows * columns} scores",
         "weights": f"Weights of the first query, for {columns} keys",
-        "derivatives": f"Size of the derivatives ∂a/∂s, for {rows} queries",
+        "derivatives": f"Size of ∂a/∂s, for {rows} queries",
     }
     html = [f'<div class="sides">{heads}']
     for kind, title in titles.items():
