@@ -289,7 +289,8 @@ def test_an_axis_counted_from_the_front_is_right_for_one_layout_only(dim, layout
     assert len(report.notes) == len(layouts)
     for note, layout in zip(report.notes, layouts, strict=True):
         assert layout in note.partition(" as well")[0]
-        assert ("the softmax runs over" in note) and ("layout=" in note)
+        assert "the softmax runs over" in note
+        assert "layout=" in note
     assert bool(diagnose(attention, layout="BHLD")) == (dim == -1)
 
 
