@@ -4,7 +4,7 @@ python tools/execute_notebooks.py                     every notebook of the book
 python tools/execute_notebooks.py chapters/a/b.ipynb  these
 
 With a public address in `_config.yml` (`repository: url:`) each notebook also gets a first code
-cell that installs the package where it is missing, for Colab and Binder.
+cell that fetches the book and installs its package where that is missing, as on Colab.
 """
 
 import os
@@ -35,15 +35,19 @@ NOTEBOOK_METADATA = {
 }
 SETUP_TAGS = ["setup", "remove-cell"]
 SETUP_SOURCE = """\
-# On Colab and Binder: install the book's package and fetch its data where they are missing.
+# On Colab: fetch the book, install its package and its data, and go to where the chapters are.
 import importlib.util
+import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("attn_core") is None:
-    package = "attn-core[chapters] @ git+{address}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    clone = ["git", "clone", "--quiet", "--depth", "1", "{address}", "attention-book"]
+    subprocess.run(clone, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "./attention-book[chapters]"], check=True)
     subprocess.run([sys.executable, "-m", "attn_core.data"], check=True)
+    os.chdir("attention-book/chapters/background")
     importlib.invalidate_caches()"""
 
 

@@ -67,7 +67,8 @@ def test_setup_cell_makes_the_package_importable(tmp_path: Path):
 
     assert "No module named 'attn_core'" in run("import attn_core").stderr
     setup = SETUP_SOURCE.format(address=f"file://localhost{ROOT.as_posix()}")
-    done = run(f"{setup}\nimport attn_core\nprint(attn_core.__file__)\n{CHAPTERS_IMPORT}")
+    reads = "print(len(os.listdir('../../experiments/results')))"  # as the chapters read them
+    done = run(f"{setup}\n{CHAPTERS_IMPORT}\n{reads}\nimport attn_core\nprint(attn_core.__file__)")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(tmp_path))
 
@@ -79,4 +80,4 @@ def test_setup_cell_does_nothing_where_the_package_is_installed(monkeypatch: pyt
     monkeypatch.setattr(subprocess, "run", refuse)
     names: dict[str, object] = {}
     exec(SETUP_SOURCE.format(address="https://example.org/book"), names)
-    assert "package" not in names
+    assert "clone" not in names
