@@ -7,13 +7,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from attn_core.diagnosis.calling import Budget, Caller, Convention, TroubleError, asked_signature
+from attn_core.diagnosis.calling import (
+    LAYOUTS,
+    Budget,
+    Caller,
+    Convention,
+    TroubleError,
+    asked_signature,
+)
 from attn_core.diagnosis.cases import Sizes, drawn_case, sizes_to_try
 from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.mistakes import NAMED, recipe_of
 from attn_core.diagnosis.properties import broken_properties
-from attn_core.diagnosis.recipe import Case, Recipe, attend
+from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
 
@@ -185,8 +192,43 @@ def _compared(name: str, found: list[Candidate], masked_rows: bool) -> Report:
                 explanation = explain(seen, tolerance, count, applies=candidate.applies)
                 if explanation is not None:
                     half = (NAMED["computed in half precision"],) if coarse > 1 else ()
-                    return _explained(name, candidate, explanation, masked_rows, half)
+                    report = _explained(name, candidate, explanation, masked_rows, half)
+                    notes = _wrong_elsewhere(candidate, found, observed) if report else ()
+                    return replace(report, notes=notes)
     return _unexplained(name, found[0], masked_rows)
+
+
+def _wrong_elsewhere(
+    right: Candidate, found: list[Candidate], observed: list[list[tuple[Case, Result]]]
+) -> tuple[str, ...]:
+    """Inputs of other dimensions that it takes as well, and of which it makes no attention.
+
+    The sum over axis 1 is right for a batch of sentences, and wrong when heads stand there.
+    """
+    layouts = {
+        dimensions: [
+            (candidate, seen)
+            for candidate, seen in zip(found, observed, strict=True)
+            if _dimensions(candidate) == dimensions
+        ]
+        for dimensions in sorted({_dimensions(one) for one in found} - {_dimensions(right)})
+    }
+    notes = []
+    for readings in layouts.values():
+        if any(explain(seen, one.tolerance, 0, applies=one.applies) for one, seen in readings):
+            continue
+        first, seen = readings[0]
+        cause = explain(seen, first.tolerance, 1, applies=first.applies)
+        said = f": {cause.mistakes[0].says}" if cause is not None else ""
+        notes.append(
+            f"it takes ({LAYOUTS[first.caller.convention.layout]}) as well, and is no attention "
+            f"there{said}; name the layout= that it is meant for"
+        )
+    return tuple(notes)
+
+
+def _dimensions(candidate: Candidate) -> int:
+    return {"LD": 2, "BHLD": 4, "BLHD": 4}.get(candidate.caller.convention.layout, 3)
 
 
 def _rounds_coarsely(candidate: Candidate) -> bool:

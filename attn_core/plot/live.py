@@ -144,8 +144,7 @@ def live_attention(
         + _score_panel(names, key_array, query_array, key_frame, key_axes)
         + _weight_panel(names, scores[0], weights[0])
         + _output_panel(names, value_array, weights[0], output[0], value_frame, value_axes)
-        + "</div>"
-        + f'<p class="reading">{_reading(names, weights[0], output[0])}</p>'
+        + f'<p class="reading">{_reading(names, weights[0], output[0])}</p></div>'
         + _controls(query_array, temperature, limit, key_axes)
         + f"<script>{SCRIPT}</script></div>"
     )

@@ -12,6 +12,7 @@ STYLE = """
 .attn-live .handle:focus{outline:none}
 .attn-live .handle:focus-visible .ring{stroke:#0072B2;stroke-width:3}
 .attn-live p{margin:.4rem 0;color:#1a1a1a}
+.attn-live .reading{grid-column:1/-1}
 .attn-live .controls:not([hidden]){display:grid;gap:.3rem}
 .attn-live label{display:grid;grid-template-columns:9.5rem 1fr 3.2rem;gap:.5rem;align-items:center;
  color:#1a1a1a;margin:0}
@@ -23,7 +24,7 @@ STYLE = """
  .attn-live svg .small{font-size:15px}
  .attn-live .weight text{font-size:16px}
  .attn-live .weight .small{font-size:15px}
- .attn-live .output-plane{grid-column:1/3;max-width:13rem;margin:auto}
+ .attn-live .reading{grid-column:auto;align-self:center}
  .attn-live label{grid-template-columns:8.5rem 1fr 3rem}}
 """
 

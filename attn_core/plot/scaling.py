@@ -14,7 +14,7 @@ from attn_core.plot.live import LiveFigure
 from attn_core.plot.scaling_page import SCRIPT, STYLE
 from attn_core.plot.style import COLORS, to_matrix
 
-_BINS = 48
+_BINS = 96
 _BASE, _TOP = 84.0, 24.0  # of the bars, in a drawing that is 240 units wide and 100 high
 _LEFT, _RIGHT = 4.0, 236.0
 _FULL = {"weights": 1.0, "derivatives": 0.5}  # what a bar of full height means
@@ -149,7 +149,7 @@ def _panels(sides: list[NDArray[Any]], data: dict[str, Any]) -> str:
     titles = {
         "scores": f"All {rows * columns} scores",
         "weights": f"Weights of the first query, for {columns} keys",
-        "derivatives": f"Size of the derivatives ∂a/∂s, for {rows} queries",
+        "derivatives": f"Size of ∂a/∂s, for {rows} queries",
     }
     html = [f'<div class="sides">{heads}']
     for kind, title in titles.items():

@@ -2,14 +2,17 @@
 
 STYLE = """
 .attn-scale{background:#fff;color:#1a1a1a;color-scheme:light;padding:.5rem;border-radius:.25rem;
- max-width:40rem;container-type:inline-size;font:400 15px/1.35 system-ui,sans-serif}
+ position:relative;max-width:40rem;container-type:inline-size;
+ font:400 15px/1.35 system-ui,sans-serif}
+.attn-scale .reading{position:absolute;width:1px;height:1px;margin:0;overflow:hidden;
+ clip-path:inset(50%)}
 .attn-scale .sides{display:grid;grid-template-columns:1fr 1fr;gap:0 1rem}
 .attn-scale svg{width:100%;height:auto;display:block}
 .attn-scale svg text{font:13px system-ui,sans-serif;fill:#1a1a1a;
  paint-order:stroke;stroke:#fff;stroke-width:3px}
 .attn-scale svg .small{font-size:11.5px;fill:#5f6368}
 .attn-scale p{margin:.3rem 0;color:#1a1a1a}
-.attn-scale p.what{grid-column:1/3;margin:.5rem 0 0;font-weight:600}
+.attn-scale p.what{grid-column:1/3;margin:1.1rem 0 .2rem;font-weight:600}
 .attn-scale p.bad{color:#a8071a;font-weight:700}
 .attn-scale p.good{color:#17727f;font-weight:700}
 .attn-scale .root{border-top:1.5px solid;padding:0 1px}
@@ -58,9 +61,9 @@ for (const root of document.querySelectorAll(".attn-scale:not([data-ready])")) {
     };
   };
   const counts = scores => {
-    const bins = Array(48).fill(0);
+    const bins = Array(96).fill(0);
     for (const score of scores)
-      bins[Math.min(47, Math.floor(((score + limit) / (2 * limit)) * 48))] += 1;
+      bins[Math.min(95, Math.floor(((score + limit) / (2 * limit)) * 96))] += 1;
     return bins;
   };
   const bars = (heights, full) => heights.map((height, i) => {

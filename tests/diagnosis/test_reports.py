@@ -276,6 +276,24 @@ def test_what_no_mistake_explains_is_told_by_its_properties():
     assert all(one.example for one in report.broken)
 
 
+@pytest.mark.parametrize(
+    ("dim", "layouts"),
+    [(-1, []), (2, ["(batch, heads, length, width)"]), (1, ["(batch, length, width)", "heads"])],
+)
+def test_an_axis_counted_from_the_front_is_right_for_one_layout_only(dim, layouts):
+    def attention(query, key, value):
+        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim) @ value
+
+    report = diagnose(attention)
+    assert report
+    assert len(report.notes) == len(layouts)
+    for note, layout in zip(report.notes, layouts, strict=True):
+        assert layout in note.partition(" as well")[0]
+        assert "the softmax runs over" in note
+        assert "layout=" in note
+    assert bool(diagnose(attention, layout="BHLD")) == (dim == -1)
+
+
 def looped(query, key, value):
     """Numbers only, and a new array: it takes arrays and tensors alike."""
     output = np.zeros((len(query), value.shape[1]))
