@@ -95,7 +95,7 @@ def functions_of(path):
 
 
 @cache
-def test_module(file):
+def module_of(file):
     """The module of a test file, imported without pytest."""
     path = TESTS / file
     for folder in (TESTS, path.parent):
@@ -108,9 +108,6 @@ def test_module(file):
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-test_module.__test__ = False
 
 
 def calls_of(test):
@@ -147,7 +144,7 @@ def fails(test_id):
         NotSeenError: all cases pass.
     """
     file, name, value = re.fullmatch(r"(.+)::(\w+)(?:\[(.+)\])?", test_id).groups()
-    module = test_module(file)
+    module = module_of(file)
     test = getattr(module, name)
     for arguments in calls_of(test):
         if value is not None and value not in map(str, arguments.values()):
@@ -185,7 +182,7 @@ def run_all_cases(test_id):
     One that asks for a fixture that :func:`fixture_of` does not know is left out.
     """
     file, name = test_id.split("::")
-    module = test_module(file)
+    module = module_of(file)
     test = getattr(module, name)
     for arguments in calls_of(test):
         with ExitStack() as stack, suppress(Exception, pytest.fail.Exception):

@@ -35,7 +35,7 @@ NOTEBOOK_METADATA = {
 }
 SETUP_TAGS = ["setup", "remove-cell"]
 SETUP_SOURCE = """\
-# On Colab: fetch the book, install its package and its data, and go to where the chapters are.
+# On Colab and Binder: fetch the book, install its package and data; go to where its chapters are.
 import importlib.util
 import os
 import subprocess
@@ -47,8 +47,9 @@ if importlib.util.find_spec("attn_core") is None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "./attention-book[chapters]"], check=True)
     subprocess.run([sys.executable, "-m", "attn_core.data"], check=True)
-    os.chdir("attention-book/chapters/background")
-    importlib.invalidate_caches()"""
+    importlib.invalidate_caches()
+if os.path.isdir("attention-book"):  # after a restart of the kernel, too
+    os.chdir("attention-book/chapters/background")"""
 
 
 def public_address() -> str:

@@ -68,6 +68,7 @@ def live_scale(queries: Any, keys: Any, *, width: int = 64) -> LiveFigure:
         "dots": dots.tolist(),
         "limit": limit,
         "highest": _highest(dots, widths, limit),
+        "bins": _BINS,
         "width": width,
         "spreads": [round(float(scores.std()), 6) for scores in sides],
         "weights": [reference.softmax(scores[0]).round(6).tolist() for scores in sides],

@@ -33,7 +33,7 @@ for (const root of document.querySelectorAll(".attn-scale:not([data-ready])")) {
   const one = name => root.querySelector(`:scope ${name}`);
   const all = name => [...root.querySelectorAll(`:scope ${name}`)];
   const widths = data("widths"), dots = data("dots");
-  const limit = data("limit"), highest = data("highest");
+  const limit = data("limit"), highest = data("highest"), count = data("bins");
   const sum = numbers => numbers.reduce((total, number) => total + number, 0);
   const mean = numbers => sum(numbers) / numbers.length;
 
@@ -61,9 +61,9 @@ for (const root of document.querySelectorAll(".attn-scale:not([data-ready])")) {
     };
   };
   const counts = scores => {
-    const bins = Array(96).fill(0);
+    const bins = Array(count).fill(0);
     for (const score of scores)
-      bins[Math.min(95, Math.floor(((score + limit) / (2 * limit)) * 96))] += 1;
+      bins[Math.min(count - 1, Math.floor(((score + limit) / (2 * limit)) * count))] += 1;
     return bins;
   };
   const bars = (heights, full) => heights.map((height, i) => {

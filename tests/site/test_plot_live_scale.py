@@ -87,7 +87,7 @@ def test_bars_are_the_numbers(page):
         move_to(figure, width)
         shown = read(figure, "dots")[STEPS.index(width)]
         for side, scores in enumerate([shown, shown / np.sqrt(width)]):
-            counts = np.histogram(scores, bins=96, range=(-limit, limit))[0]
+            counts = np.histogram(scores, bins=int(read(figure, "bins")), range=(-limit, limit))[0]
             np.testing.assert_allclose(
                 tops(figure, "scores")[side], 60 * counts / highest, atol=0.006
             )
