@@ -176,7 +176,7 @@ def _drawing(data: dict[str, Any]) -> str:
         pieces.append(
             f'<circle class="seen" cx="{across(key):.2f}" cy="{down(value):.2f}" '
             f'r="{2.2 + 6 * weight / highest:.2f}" fill="{COLORS["value"]}" fill-opacity="0.75"/>'
-            f'<path class="bar" d="M{across(key):.2f} {_FLOOR}'
+            f'<path class="bar" d="M{across(key):.2f} {_FLOOR:.0f}'
             f'V{_FLOOR - _HIGH * weight / highest:.2f}" stroke="{COLORS["weights"]}" '
             'stroke-width="3"/>'
         )
