@@ -156,7 +156,7 @@ def _drawing(data: dict[str, Any]) -> str:
     for tick in _ticks(low, high):
         pieces.append(f'<path d="M{across(tick):.2f} {_BASE}v4" {line}/>')
         pieces.append(_text(across(tick), _BASE + 17, f"{tick:g}", "middle"))
-    for tick in _ticks(floor, ceiling, 4):
+    for tick in _ticks(floor, ceiling):
         pieces.append(f'<path d="M{_LEFT} {down(tick):.2f}h-4" {line}/>')
         pieces.append(_text(_LEFT - 7, down(tick) + 4, f"{tick:g}".replace("-", "−"), "end"))
     x, y = across(data["query"]), down(data["output"])
@@ -185,7 +185,7 @@ def _drawing(data: dict[str, Any]) -> str:
         'stroke="white" stroke-width="1.5"/>'
         + _text(_LEFT + 4, _TOP - 4, f"↑ {data['axes'][1]}", "start")
         + _text(_RIGHT, _BASE + 32, f"{data['axes'][0]} →", "end")
-        + _text(_LEFT + 4, _FLOOR - _HIGH - 4, f"weights, highest {highest:.3f}", "start", "top")
+        + _text(_LEFT + 4, _FLOOR - _HIGH + 14, f"weights, highest {highest:.3f}", "start", "top")
     )
     return (
         '<svg viewBox="0 0 480 268" role="img" aria-label="Values over keys, the answer at the '
