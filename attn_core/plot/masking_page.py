@@ -14,7 +14,7 @@ STYLE = """
 .attn-mask .boxes{display:flex;gap:1.2rem}
 .attn-mask .boxes label{display:flex;gap:.4rem;align-items:center;min-height:24px}
 .attn-mask .sliders{display:grid;grid-template-columns:1fr 1fr;gap:.1rem 1.5rem}
-.attn-mask .sliders label{display:grid;grid-template-columns:8.2rem 1fr 1.8rem;gap:.4rem;
+.attn-mask .sliders label{display:grid;grid-template-columns:9.2rem 1fr 1.8rem;gap:.4rem;
  align-items:center}
 .attn-mask label{color:#1a1a1a;margin:0}
 .attn-mask input{accent-color:#0072B2;margin:0;min-height:24px;min-width:0}
