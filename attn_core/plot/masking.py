@@ -203,6 +203,12 @@ def _word(x: float, y: float, text: str, turned: bool) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
 
 
+def _hung(x: float, y: float, text: str) -> str:
+    """A word that ends below its dot."""
+    turn = f'transform="rotate(-60 {x:.1f} {y:.1f})"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" {turn}>{escape(text)}</text>'
+
+
 def _grid(names: list[str], table: NDArray[Any], reach: NDArray[Any], query: int) -> str:
     cell = _SIZE / len(names)
     drawing = []
@@ -237,7 +243,7 @@ def _paths(names: list[str], table: NDArray[Any], reach: list[NDArray[Any]], que
                     for j in np.flatnonzero(table[i])
                 ]
     words = "".join(
-        _word(_START + (j + 0.5) * cell - 8, _HEIGHT - 4, name, True)
+        _hung(_START + (j + 0.5) * cell + 4, _height(1, 1) + 16, name)
         for j, name in enumerate(names)
     ) + "".join(
         f'<text class="depth" x="0" y="{_height(min(depth, layers), layers) + 4:.2f}">'
