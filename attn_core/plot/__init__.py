@@ -5,6 +5,7 @@ Importing this module imports Matplotlib. Every function takes torch tensors or 
 
 from attn_core.plot.diagrams import Box, flow_chart
 from attn_core.plot.heatmaps import encoding, heads, mask, scores, weights
+from attn_core.plot.kernel import live_kernel
 from attn_core.plot.live import LiveFigure, live_attention
 from attn_core.plot.masking import live_mask
 from attn_core.plot.scaling import live_scale
@@ -20,6 +21,7 @@ __all__ = [
     "flow_chart",
     "heads",
     "live_attention",
+    "live_kernel",
     "live_mask",
     "live_scale",
     "mask",
