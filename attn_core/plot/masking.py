@@ -19,6 +19,7 @@ _MOST_TOKENS, _MOST_LAYERS = 16, 6
 _FILLS = ("#ffffff", "#e6bcd6", COLORS["weights"])  # unseen, through layers, directly
 _LEFT, _TOP, _SIZE = 66.0, 62.0, 172.0  # of the grid, in a drawing 240 units wide
 _HEIGHT = 244.0
+_START, _ACROSS = 48.0, 178.0  # of the tokens below the paths
 
 
 def live_mask(
@@ -37,10 +38,10 @@ def live_mask(
 
     .. math:: M = (\text{window} \lor \text{global}) \land \text{causal} \land \text{document}
               \land \text{padding}, \qquad
-              R_1 = M, \quad (R_N)_{ij} = \bigvee_m M_{im} \land (R_{N-1})_{mj}
+              M^{[1]} = M, \quad M^{[N]}_{ij} = \bigvee_m M_{im} \land M^{[N-1]}_{mj}
 
     A dark cell is a key that the query sees in one layer, :math:`M_{ij}`; a pale one it sees
-    through N layers only, :math:`(R_N)_{ij}`. Beside it, the paths of one query. It is SVG with a
+    through N layers only, :math:`M^{[N]}_{ij}`. Beside it, the paths of one query. It is SVG with a
     few lines of script and needs no library. Without script it is a still picture. The script
     keeps both tables in the attributes `data-mask` and `data-reach`.
 
@@ -48,13 +49,13 @@ def live_mask(
         tokens: n tokens, 2 to 16.
         documents: the document of each token, n integers; by default all are of one.
         causal: whether it starts with the causal mask.
-        window: how many places before and after its own a query sees, at the start; by default
+        window: how many keys before and after its own a query sees, at the start; by default
             all.
         global_tokens: how many of the first tokens see all and are seen by all, at the start.
         length: how many tokens are real, at the start; the others are padding. By default all.
         by_document: whether it starts with the document mask.
         layers: N, at the start; 1 to 6.
-        query: the place of the query that is shown at the start.
+        query: the position of the query that is shown at the start.
 
     Returns:
         An object that a notebook shows; its `html` is the markup.
@@ -109,10 +110,10 @@ def live_mask(
         f"<style>{STYLE}</style>"
         + _controls(start, limits)
         + f'<p class="code"><code>{escape(_code(start, n))}</code></p>'
+        + f'<p class="reading">{escape(_reading(names, table, reach[-1], start))}</p>'
         + f'<div class="panels">{_grid(names, table, reach[-1], query)}'
         + _paths(names, table, reach, query)
-        + f'</div><p class="reading">{escape(_reading(names, table, reach[-1], start))}</p>'
-        + f"<script>{SCRIPT}</script></div>"
+        + f"</div><script>{SCRIPT}</script></div>"
     )
 
 
@@ -166,6 +167,7 @@ def _reading(
     query, layers = start["query"], start["layers"]
     direct = int(table[query].sum())
     text = f"Query {query}, “{names[query]}”, sees {direct} of {len(names)} keys"
+    text += "" if direct else ": an empty row"
     if layers == 1:
         return text + "."
     return f"{text}; through {layers} layers, {int(reach[query].sum())}."
@@ -201,6 +203,12 @@ def _word(x: float, y: float, text: str, turned: bool) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
 
 
+def _hung(x: float, y: float, text: str) -> str:
+    """A word that ends below its dot."""
+    turn = f'transform="rotate(-60 {x:.1f} {y:.1f})"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" {turn}>{escape(text)}</text>'
+
+
 def _grid(names: list[str], table: NDArray[Any], reach: NDArray[Any], query: int) -> str:
     cell = _SIZE / len(names)
     drawing = []
@@ -222,26 +230,35 @@ def _grid(names: list[str], table: NDArray[Any], reach: NDArray[Any], query: int
 
 def _paths(names: list[str], table: NDArray[Any], reach: list[NDArray[Any]], query: int) -> str:
     """One query above, the tokens below, and every way from it to them."""
-    cell, lines, dots = 208.0 / len(names), [], []
+    cell, lines, dots = _ACROSS / len(names), [], []
     layers = len(reach) - 1
     for depth, seen in enumerate(reach):
         y, below = _height(depth, layers), _height(depth + 1, layers)
         for i in np.flatnonzero(seen[query]):
-            x = 16 + (i + 0.5) * cell
+            x = _START + (i + 0.5) * cell
             dots.append(f"M{x - 4:.2f} {y:.2f}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0")
             if depth < layers:
                 lines += [
-                    f"M{x:.2f} {y:.2f}L{16 + (j + 0.5) * cell:.2f} {below:.2f}"
+                    f"M{x:.2f} {y:.2f}L{_START + (j + 0.5) * cell:.2f} {below:.2f}"
                     for j in np.flatnonzero(table[i])
                 ]
     words = "".join(
-        _word(16 + (j + 0.5) * cell - 8, _HEIGHT - 4, name, True) for j, name in enumerate(names)
+        _hung(_START + (j + 0.5) * cell + 4, _height(1, 1) + 16, name)
+        for j, name in enumerate(names)
+    ) + "".join(
+        f'<text class="depth" x="0" y="{_height(min(depth, layers), layers) + 4:.2f}">'
+        f"{_depth(depth) if depth <= layers else ''}</text>"
+        for depth in range(_MOST_LAYERS + 1)
     )
     drawing = (
         f'<path class="lines" d="{"".join(lines)}" stroke="{_FILLS[2]}" stroke-width="1" '
         f'fill="none"/><path class="dots" d="{"".join(dots)}" fill="{COLORS["output"]}"/>{words}'
     )
     return _svg("paths", "The query above, what it sees below, layer by layer", drawing)
+
+
+def _depth(depth: int) -> str:
+    return f"layer {depth}" if depth else "query"
 
 
 def _height(depth: int, layers: int) -> float:

@@ -52,7 +52,7 @@ for (const root of document.querySelectorAll(".attn-mask:not([data-ready])")) {
   }
 
   function paths(mask, powers, query) {
-    const x = i => 16 + ((i + 0.5) * 208) / n, lines = [], dots = [];
+    const x = i => 48 + ((i + 0.5) * 178) / n, lines = [], dots = [];
     const y = depth => (12 + (176 * depth) / (powers.length - 1)).toFixed(2);
     powers.forEach((seen, depth) => {
       for (const i of places) if (seen[query][i]) {
@@ -63,6 +63,11 @@ for (const root of document.querySelectorAll(".attn-mask:not([data-ready])")) {
     });
     one(".lines").setAttribute("d", lines.join(""));
     one(".dots").setAttribute("d", dots.join(""));
+    all(".depth").forEach((text, depth) => {
+      const shown = depth < powers.length;
+      text.textContent = shown ? (depth ? `layer ${depth}` : "query") : "";
+      if (shown) text.setAttribute("y", (Number(y(depth)) + 4).toFixed(2));
+    });
   }
 
   function show() {
@@ -86,6 +91,7 @@ for (const root of document.querySelectorAll(".attn-mask:not([data-ready])")) {
     one("code").textContent = code(s);
     one(".reading").textContent = `Query ${s.query}, \\u201c${tokens[s.query]}\\u201d, sees `
       + `${count(mask[s.query])} of ${n} keys`
+      + (count(mask[s.query]) ? "" : ": an empty row")
       + (s.layers > 1 ? `; through ${s.layers} layers, ${count(reach[s.query])}.` : ".");
     one("[name=query]").setAttribute("aria-valuetext", `${s.query}, ${tokens[s.query]}`);
   }
