@@ -147,7 +147,7 @@ def gradient(model: nn.Module, x: Tensor, answer: Tensor) -> Tensor:
     """The length of the gradient at every step, counted back from the last ``(distance + 1)``.
 
     What is differentiated is the logit of the right symbol minus the mean of all logits; the
-    lengths are averaged over the sequences. In float64: 1e-46 is 0 in float32.
+    lengths are averaged over the sequences. In float64: the square of 1e-26 is 0 in float32.
     """
     model, x = copy.deepcopy(model).double(), x.double().requires_grad_()
     logits = model(x)
