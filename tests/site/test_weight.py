@@ -1,14 +1,21 @@
 """A first visit to a page weighs at most a megabyte, and shows what a heavier one would."""
 
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import served, weight
 from bs4 import BeautifulSoup
+from execute_notebooks import ROOT
 from fontTools.ttLib import TTFont
+from PIL import Image
 from playwright.sync_api import Browser
 from test_pages import PAGES, SITE
+
+sys.path.insert(0, str(ROOT / "_ext"))
+from lighter_pages import pack_pictures
 
 LIMIT = 1_000_000
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
@@ -41,6 +48,18 @@ def test_every_picture_has_a_place_before_it_is_loaded():
         for picture in soup.select('article img[src$=".png"]'):
             assert picture["loading"] == "lazy", page
             assert int(picture["width"]) > int(picture["height"]) / 10 > 0, page
+
+
+@pytest.mark.parametrize("opacity", [255, 100])
+def test_a_packed_picture_keeps_every_pixel(tmp_path: Path, opacity: int):
+    pixels = np.random.default_rng(0).integers(256, size=(40, 30, 4), dtype=np.uint8)
+    pixels[..., 3] = opacity
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path, compress_level=0)
+    heavy = path.stat().st_size
+    pack_pictures(tmp_path)
+    assert path.stat().st_size < heavy
+    assert (np.asarray(Image.open(path).convert("RGBA")) == pixels).all()
 
 
 def test_every_icon_of_the_pages_is_left_in_the_fonts():
