@@ -1,5 +1,6 @@
 """Name a symbol that was read d steps ago: recurrent networks, a convolution and attention."""
 
+import copy
 import math
 import time
 from typing import Any
@@ -12,7 +13,6 @@ from attn_core import attention
 from attn_core.training import train_to_plateau
 
 SYMBOLS = 8
-DISTANCES = (10, 30, 100)
 RATES = (0.01, 0.002)
 # What each network is, and its width: about 5,000 parameters each.
 KINDS = {
@@ -26,7 +26,8 @@ KINDS = {
     "equal weights": 62,
     "attention": 38,
 }
-PATIENCE = 6  # epochs without a smaller error before the rate falls
+PATIENCE = 30  # epochs without a smaller error before the rate falls
+MAX_EPOCHS = 60
 
 
 def settings(kind: str, distance: int, rate: float, seed: int, patience: int = PATIENCE) -> dict:
@@ -39,19 +40,21 @@ def settings(kind: str, distance: int, rate: float, seed: int, patience: int = P
     }
 
 
-# Both rates at the shortest distance; the smaller one is better there for these two. Farther away
-# the other rate is tried where the first gets under 99 % (not for the orthogonal RNN at 100). What
-# then has learned nothing at 30 is not tried at 100.
-BEST = {kind: 0.002 if kind in ("RNN", "LSTM, bias 0") else 0.01 for kind in KINDS}
-LEARNED = ("RNN, orthogonal", "LSTM, bias log d", "dilated CNN", "equal weights", "attention")
-RUNS = [settings(kind, 10, rate, 0) for kind in KINDS for rate in RATES]
-RUNS += [settings(kind, 30, BEST[kind], 0) for kind in reversed(KINDS)]
-RUNS += [settings(kind, 30, 0.01, 0) for kind in ("RNN", "LSTM, bias 0")]
-RUNS += [settings(kind, 30, 0.002, 0) for kind in ("LSTM, bias 1", "GRU")]
-RUNS += [settings(kind, 100, BEST[kind], 0) for kind in reversed(LEARNED)]
-RUNS += [settings("LSTM, bias log d", 100, 0.002, 0)]
-RUNS += [settings(kind, 10, BEST[kind], 1) for kind in reversed(KINDS)]
-RUNS += [settings(kind, 30, BEST[kind], 1) for kind in LEARNED]
+# The same for every kind: both rates, then the better one with a second seed; 100 steps back the
+# same, for what names 99 % of the symbols 30 steps back. These were better with the smaller rate:
+SMALLER = {
+    30: ("RNN", "RNN, orthogonal", "LSTM, bias 1", "dilated CNN"),
+    100: ("RNN, orthogonal", "LSTM, bias log d"),
+}
+FAILED = ("LSTM, bias 0", "LSTM, bias 1")
+FAR = [kind for kind in KINDS if kind not in FAILED]
+RUNS = [settings(kind, 30, rate, 0) for kind in KINDS for rate in RATES]
+RUNS += [settings(kind, 30, RATES[kind in SMALLER[30]], 1) for kind in KINDS]
+RUNS += [settings(kind, 100, rate, 0) for kind in FAR for rate in RATES]
+RUNS.remove(settings("GRU", 100, 0.002, 0))  # not run: it got 15 % 30 steps back
+RUNS += [settings(kind, 100, RATES[kind in SMALLER[100]], 1) for kind in FAR]
+# A rule that stops too early, for the mistake box.
+RUNS += [settings("GRU", 30, 0.01, 0, patience=6)]
 
 
 def sequences(count: int, distance: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -144,9 +147,9 @@ def gradient(model: nn.Module, x: Tensor, answer: Tensor) -> Tensor:
     """The length of the gradient at every step, counted back from the last ``(distance + 1)``.
 
     What is differentiated is the logit of the right symbol minus the mean of all logits; the
-    lengths are averaged over the sequences.
+    lengths are averaged over the sequences. In float64: the square of 1e-26 is 0 in float32.
     """
-    x = x.clone().requires_grad_()
+    model, x = copy.deepcopy(model).double(), x.double().requires_grad_()
     logits = model(x)
     margin = logits.gather(1, answer[:, None])[:, 0] - logits.mean(dim=1)
     (grad,) = torch.autograd.grad(margin.sum(), x)
@@ -156,7 +159,7 @@ def gradient(model: nn.Module, x: Tensor, answer: Tensor) -> Tensor:
 def run(
     kind: str, distance: int, rate: float, seed: int, patience: int, toy: bool = False
 ) -> dict[str, Any]:
-    """Train one network until its validation error stops falling; its gradients before and after.
+    """Train one network until its validation error is 0 or stops falling; its gradients.
 
     Every batch is new. An epoch is 50 batches of 32 sequences.
     """
@@ -165,16 +168,23 @@ def run(
     test = sequences(16 if toy else 1000, distance, generator)
     model = make(kind, distance, seed)
     before = gradient(model, x[:64], answer[:64])
+    losses: list[float] = []
+
+    def validate() -> float:
+        logits = model(x)
+        losses.append(functional.cross_entropy(logits, answer).item())
+        return (logits.argmax(dim=-1) != answer).double().mean().item()
+
     start = time.process_time()
     history = train_to_plateau(
         model,
         lambda batch: functional.cross_entropy(model(batch[0]), batch[1]),
         lambda _: [sequences(32, distance, generator) for _ in range(2 if toy else 50)],
-        lambda: (model(x).argmax(dim=-1) != answer).double().mean().item(),
+        validate,
         learning_rate=rate,
         patience=patience,
         reductions=2,
-        max_epochs=1 if toy else 20 * patience,
+        max_epochs=1 if toy else MAX_EPOCHS,
     )
     cpu_seconds = round(time.process_time() - start, 1)
     after = gradient(model, x[:64], answer[:64])
@@ -189,6 +199,7 @@ def run(
         "cpu_seconds": cpu_seconds,
         "right": round(right, 4),
         "errors": [round(error, 4) for error in history.errors],
+        "losses": [round(loss, 3) for loss in losses],
         "steps": steps,
         "before": [float(f"{before[k]:.3g}") for k in steps],
         "after": [float(f"{after[k]:.3g}") for k in steps],

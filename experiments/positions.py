@@ -4,6 +4,7 @@ A list holds n assignments, such as x=3, y=1, x=5. After it every variable is as
 answer is the value that it was given last. All models are alike but for their positions.
 """
 
+import math
 import time
 from typing import Any
 
@@ -34,6 +35,18 @@ RUNS = [{"positions": kind, "steps": STEPS, "seed": seed} for seed in (0, 1, 2) 
 # Four times as long, to see whether training is what those lack that fail on longer lists.
 LONGER = ("sinusoidal", "learned")
 RUNS += [{"positions": kind, "steps": 4 * STEPS, "seed": 0} for kind in LONGER]
+# ALiBi's slope is fixed by hand, so two others show how much of what it does is that choice.
+SLOPES = {"ALiBi": 1 / 2, "ALiBi 1/16": 1 / 16, "ALiBi 1/128": 1 / 128}
+RUNS += [
+    {"positions": kind, "steps": STEPS, "seed": seed}
+    for seed in (0, 1, 2)
+    for kind in list(SLOPES)[1:]
+]
+# Those that use absolute positions; all others see distances, which no move changes.
+ABSOLUTE = ("sinusoidal", "learned", "rotary")
+MOVED = TESTED[-1] - TRAINED
+# Keys so far away share T5's last bucket.
+LAST_BUCKET = 27
 
 
 def drawn(batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -62,6 +75,7 @@ class Layer(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        self.lowered = 0.0  # taken from the score of the keys in T5's last bucket
         self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(2)])
         self.query, self.key, self.value, self.out = (
             nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4)
@@ -75,9 +89,12 @@ class Layer(nn.Module):
 
     def added(self, query: Tensor, key: Tensor, distance: Tensor) -> Tensor | None:
         """What positions add to the scores."""
-        if self.kind == "ALiBi":  # the steepest of eight heads' slopes
-            return -0.5 * distance.abs().to(query.dtype)
-        return None if self.bias is None else self.bias(query, key, distance)
+        if self.kind in SLOPES:  # 1/2 is the steepest of eight heads' slopes
+            return -SLOPES[self.kind] * distance.abs().to(query.dtype)
+        if self.bias is None:
+            return None
+        bias = self.bias(query, key, distance)
+        return bias - self.lowered * (distance.abs() >= LAST_BUCKET) if self.lowered else bias
 
     def forward(self, x: Tensor, at: Tensor, length: int, first: int) -> tuple[Tensor, Tensor]:
         """The new vectors from row ``first`` on, and their weights; keys are ``length`` rows."""
@@ -115,12 +132,19 @@ class Model(nn.Module):
         self.norm, self.read = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VALUES)
 
     def forward(
-        self, variable: Tensor, value: Tensor, *, clipped: bool = False
+        self,
+        variable: Tensor,
+        value: Tensor,
+        *,
+        clipped: bool = False,
+        moved: int = 0,
+        after: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Logits ``(batch, VARIABLES, VALUES)`` and the last layer's weights of the questions.
 
         ``clipped`` gives a longer list no position that training has not seen: the questions
         stand at 32, the last 32 assignments at 0 to 31, and all earlier ones at 0.
+        ``moved`` is added to the positions from place ``after`` on.
         """
         batch, length = variable.shape
         asked = torch.arange(VARIABLES).expand(batch, -1)
@@ -130,6 +154,7 @@ class Model(nn.Module):
         at = torch.cat([torch.arange(length), torch.full((VARIABLES,), length)])
         if clipped:
             at = (at - max(length - TRAINED, 0)).clamp(min=0)
+        at = at + moved * (torch.arange(len(at)) >= after)
         if self.encoding is not None:
             x = self.encoding(x, positions=at)
         for layer in self.layers:  # the last one needs the questions only
@@ -138,7 +163,9 @@ class Model(nn.Module):
         return self.read(self.norm(x)), weights
 
 
-def asked(model: Model, length: int, batch: int, *, clipped: bool = False) -> dict[str, float]:
+def asked(
+    model: Model, length: int, batch: int, *, clipped: bool = False, moved: int = 0, after: int = 0
+) -> dict[str, float]:
     """The share of right answers over variables that were set, and where the last layer looks.
 
     Its weight goes to the assignment asked for (``last``), to older ones of the same variable, or
@@ -146,7 +173,7 @@ def asked(model: Model, length: int, batch: int, *, clipped: bool = False) -> di
     """
     variable, value = drawn(batch, length, torch.Generator().manual_seed(2))
     with torch.no_grad():
-        logits, weights = model(variable, value, clipped=clipped)
+        logits, weights = model(variable, value, clipped=clipped, moved=moved, after=after)
     place = last_places(variable)
     same = variable[:, None] == torch.arange(VARIABLES)[:, None]
     last = torch.arange(length) == place[..., None]
@@ -175,15 +202,35 @@ def trained(positions: str, seed: int, steps: int = STEPS) -> Model:
     return model.eval()
 
 
+def lowered(model: Model, length: int, batch: int, by: float) -> dict[str, float]:
+    """What T5 answers when the scores of all keys in its last bucket are lowered."""
+    for layer in model.layers:
+        layer.lowered = by
+    measured = asked(model, length, batch)
+    for layer in model.layers:
+        layer.lowered = 0.0
+    return measured
+
+
 def run(positions: str, steps: int, seed: int, toy: bool = False) -> dict[str, Any]:
     """Train one model, and ask it about lists as long as in training, and longer ones."""
     start = time.process_time()
     model = trained(positions, seed, 3 if toy else steps)
     cpu_seconds = round(time.process_time() - start, 1)
     many = 10 if toy else 200
-    return {
+    measured = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "cpu_seconds": cpu_seconds,
         "asked": {str(n): asked(model, n, many) for n in TESTED},
         "clipped": {str(n): asked(model, n, many, clipped=True) for n in TESTED},
     }
+    # The same short lists, at places that training never saw.
+    if positions in ABSOLUTE and steps == STEPS:
+        measured["moved"] = {str(TRAINED): asked(model, TRAINED, many, moved=MOVED)}
+    if positions == "rotary":  # far distances as in long lists, but few keys
+        apart = asked(model, TRAINED, many, moved=MOVED, after=TRAINED // 2)
+        measured["apart"] = {str(TRAINED): apart}
+    if positions == "T5":  # as if the farthest keys were not eight times as many
+        by = math.log(TESTED[-1] / TRAINED)
+        measured["lowered"] = {str(TESTED[-1]): lowered(model, TESTED[-1], many, by)}
+    return measured
