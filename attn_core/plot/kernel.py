@@ -16,7 +16,7 @@ from attn_core.plot.live import LiveFigure
 from attn_core.plot.style import COLORS, to_array
 
 _LEFT, _RIGHT, _TOP, _BASE = 46.0, 472.0, 16.0, 186.0  # of the values' plane
-_FLOOR, _HIGH = 262.0, 52.0  # where the weights stand, and how high the highest is
+_FLOOR, _HIGH = 286.0, 52.0  # where the weights stand, and how high the highest is
 _PLACES = 201  # of the curve
 _MOST_NUMBERS = 500  # keys that a page carries
 
@@ -168,7 +168,8 @@ def _drawing(data: dict[str, Any]) -> str:
     pieces.append(
         f'<path class="curve" d="{curve}" fill="none" stroke="{COLORS["muted"]}" '
         'stroke-width="1.5"/>'
-        f'<path class="at" d="M{x:.2f} {_TOP}V{_FLOOR}" stroke="{COLORS["query"]}" '
+        f'<path class="at" d="M{x:.2f} {_TOP}V{_BASE}M{x:.2f} {_FLOOR - _HIGH}V{_FLOOR}" '
+        f'stroke="{COLORS["query"]}" '
         'stroke-width="1.5" stroke-dasharray="5 3"/>'
     )
     highest = weights.max()
@@ -184,11 +185,11 @@ def _drawing(data: dict[str, Any]) -> str:
         f'<circle class="answer" cx="{x:.2f}" cy="{y:.2f}" r="6.5" fill="{COLORS["output"]}" '
         'stroke="white" stroke-width="1.5"/>'
         + _text(_LEFT + 4, _TOP - 4, f"↑ {data['axes'][1]}", "start")
-        + _text(_RIGHT, _BASE + 32, f"{data['axes'][0]} →", "end")
-        + _text(_LEFT + 4, _FLOOR - _HIGH + 14, f"weights, highest {highest:.3f}", "start", "top")
+        + _text(_RIGHT, _BASE + 37, f"{data['axes'][0]} →", "end")
+        + _text(_LEFT + 4, _BASE + 37, f"weights, highest {highest:.3f}", "start", "top")
     )
     return (
-        '<svg viewBox="0 0 480 268" role="img" aria-label="Values over keys, the answer at the '
+        '<svg viewBox="0 -6 480 298" role="img" aria-label="Values over keys, the answer at the '
         'query, and below them the weights">' + "".join(pieces) + "</svg>"
     )
 
@@ -208,10 +209,11 @@ def _reading(data: dict[str, Any]) -> str:
     weights = np.array(data["weights"])
     nearest = int(weights.argmax())
     number = f"{data['output']:.1f}".replace("-", "−")
+    many = int((weights >= 0.01).sum())
     return (
         f"At {data['query']:.2f} the answer is {number}. "
         f"The key {data['keys'][nearest]:.2f} has the most weight, {weights[nearest]:.3f}; "
-        f"{int((weights >= 0.01).sum())} of {len(weights)} keys have 0.01 or more."
+        f"{many} of {len(weights)} keys {'has' if many == 1 else 'have'} 0.01 or more."
     )
 
 

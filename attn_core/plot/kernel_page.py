@@ -46,25 +46,25 @@ for (const root of document.querySelectorAll(".attn-kernel:not([data-ready])")) 
     one(".curve").setAttribute("d", curve.map((value, i) => (i ? "L" : "M")
       + `${(46 + (426 * i) / (places - 1)).toFixed(2)} ${down(value).toFixed(2)}`).join(""));
     const x = across(query).toFixed(2);
-    one(".at").setAttribute("d", `M${x} 16V262`);
+    one(".at").setAttribute("d", `M${x} 16V186M${x} 234V286`);
     one(".answer").setAttribute("cx", x);
     one(".answer").setAttribute("cy", down(output).toFixed(2));
     const seen = all(".seen"), bars = all(".bar");
     weights.forEach((weight, j) => {
       seen[j].setAttribute("r", (2.2 + (6 * weight) / highest).toFixed(2));
-      bars[j].setAttribute("d", `M${across(keys[j]).toFixed(2)} 262`
-        + `V${(262 - (52 * weight) / highest).toFixed(2)}`);
+      bars[j].setAttribute("d", `M${across(keys[j]).toFixed(2)} 286`
+        + `V${(286 - (52 * weight) / highest).toFixed(2)}`);
     });
     one(".top").textContent = `weights, highest ${highest.toFixed(3)}`;
     const nearest = weights.indexOf(highest);
     const many = weights.filter(weight => weight >= 0.01).length;
     one(".reading").textContent = `At ${number(query, 2)} the answer is ${number(output, 1)}. `
       + `The key ${number(keys[nearest], 2)} has the most weight, ${highest.toFixed(3)}; `
-      + `${many} of ${keys.length} keys have 0.01 or more.`;
+      + `${many} of ${keys.length} keys ${many === 1 ? "has" : "have"} 0.01 or more.`;
     const [place, width] = all("input");
     place.value = query;
     width.value = bandwidths.indexOf(bandwidth);
-    place.setAttribute("aria-valuetext", number(query, 2));
+    place.setAttribute("aria-valuetext", `${data("axes")[0]} ${number(query, 2)}`);
     width.setAttribute("aria-valuetext", bandwidth);
     one(".query-number").textContent = number(query, 2);
     one(".bandwidth-number").textContent = bandwidth;
@@ -73,6 +73,16 @@ for (const root of document.querySelectorAll(".attn-kernel:not([data-ready])")) 
   const [place, width] = all("input");
   place.addEventListener("input", () => { query = place.valueAsNumber; show(); });
   width.addEventListener("input", () => { bandwidth = bandwidths[width.valueAsNumber]; show(); });
+  // An arrow key goes to the next round number, so every round place can be reached again.
+  const grid = 10 ** Math.floor(Math.log10((high - low) / 100));
+  place.addEventListener("keydown", event => {
+    const up = ["ArrowRight", "ArrowUp"].includes(event.key);
+    if (!up && !["ArrowLeft", "ArrowDown"].includes(event.key)) return;
+    event.preventDefault();
+    const at = query / grid, next = up ? Math.floor(at + 1e-6) + 1 : Math.ceil(at - 1e-6) - 1;
+    query = Math.min(high, Math.max(low, Number((next * grid).toPrecision(12))));
+    show();
+  });
   one(".reading").setAttribute("role", "status");
   one(".controls").hidden = false;
   show();
