@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from attn_core import reference
 from attn_core.plot.kernel_page import SCRIPT, STYLE
-from attn_core.plot.live import LiveFigure
+from attn_core.plot.live import LiveFigure, framed
 from attn_core.plot.style import COLORS, to_array
 
 _LEFT, _RIGHT, _TOP, _BASE = 46.0, 472.0, 16.0, 186.0  # of the values' plane
@@ -100,19 +99,13 @@ def live_kernel(
         "frame": [low, high, round(floor - room, 6), round(ceiling + room, 6)],
         "axes": [key_axis, value_axis],
     }
-    attributes = " ".join(
-        f'data-{name}="{escape(json.dumps(item, separators=(",", ":")))}"'
-        for name, item in data.items()
-    )
-    return LiveFigure(
-        # JupyterLab leaves the arrow keys to what carries the attribute with `suppress`.
-        '<div class="attn-kernel" role="group" aria-label="A query on a line of keys, live" '
-        f'data-lm-suppress-shortcuts="true" {attributes}>'
-        f"<style>{STYLE}</style>"
-        + _drawing(data)
-        + f'<p class="reading">{_reading(data)}</p>'
-        + _controls(data)
-        + f"<script>{SCRIPT}</script></div>"
+    return framed(
+        "attn-kernel",
+        "A query on a line of keys, live",
+        data,
+        _drawing(data) + f'<p class="reading">{_reading(data)}</p>' + _controls(data),
+        style=STYLE,
+        script=SCRIPT,
     )
 
 

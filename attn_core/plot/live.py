@@ -40,6 +40,22 @@ class LiveFigure:
         return f"LiveFigure({len(self.html)} characters of HTML)"
 
 
+def framed(
+    name: str, label: str, data: dict[str, Any], body: str, *, style: str, script: str
+) -> LiveFigure:
+    """What every live figure has around its body: a name, its numbers, its style and script."""
+    attributes = " ".join(
+        f'data-{key}="{escape(json.dumps(item, ensure_ascii=False, separators=(",", ":")))}"'
+        for key, item in data.items()
+    )
+    return LiveFigure(
+        # JupyterLab leaves the arrow keys to what carries the attribute with `suppress`.
+        f'<div class="{name}" role="group" aria-label="{label}" '
+        f'data-lm-suppress-shortcuts="true" {attributes}>'
+        f"<style>{style}</style>{body}<script>{script}</script></div>"
+    )
+
+
 class _Frame(NamedTuple):
     """How numbers become places in a drawing: `centre` is drawn in the middle."""
 

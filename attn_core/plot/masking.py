@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_core.plot.live import LiveFigure
+from attn_core.plot.live import LiveFigure, framed
 from attn_core.plot.masking_page import SCRIPT, STYLE
 from attn_core.plot.style import COLORS, check_tokens
 from attn_core.reference import masks
@@ -99,21 +98,18 @@ def live_mask(
         "mask": table.astype(int).tolist(),
         "reach": reach[-1].astype(int).tolist(),
     }
-    attributes = " ".join(
-        f'data-{name}="{escape(json.dumps(item, ensure_ascii=False, separators=(",", ":")))}"'
-        for name, item in data.items()
-    )
-    return LiveFigure(
-        # JupyterLab leaves the arrow keys to what carries the attribute with `suppress`.
-        '<div class="attn-mask" role="group" aria-label="Masks put together, live" '
-        f'data-lm-suppress-shortcuts="true" {attributes}>'
-        f"<style>{STYLE}</style>"
-        + _controls(start, limits)
+    return framed(
+        "attn-mask",
+        "Masks put together, live",
+        data,
+        _controls(start, limits)
         + f'<p class="code"><code>{escape(_code(start, n))}</code></p>'
         + f'<p class="reading">{escape(_reading(names, table, reach[-1], start))}</p>'
         + f'<div class="panels">{_grid(names, table, reach[-1], query)}'
         + _paths(names, table, reach, query)
-        + f"</div><script>{SCRIPT}</script></div>"
+        + "</div>",
+        style=STYLE,
+        script=SCRIPT,
     )
 
 
@@ -197,24 +193,21 @@ def _controls(start: dict[str, int], limits: dict[str, tuple[int, int]]) -> str:
     )
 
 
-def _word(x: float, y: float, text: str, turned: bool) -> str:
+def _word(x: float, y: float, text: str, *, anchor: str, turned: bool) -> str:
     turn = f' transform="rotate(-60 {x:.1f} {y:.1f})"' if turned else ""
-    anchor = "start" if turned else "end"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
-
-
-def _hung(x: float, y: float, text: str) -> str:
-    """A word that ends below its dot."""
-    turn = f'transform="rotate(-60 {x:.1f} {y:.1f})"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" {turn}>{escape(text)}</text>'
 
 
 def _grid(names: list[str], table: NDArray[Any], reach: NDArray[Any], query: int) -> str:
     cell = _SIZE / len(names)
     drawing = []
     for i, name in enumerate(names):
-        drawing.append(_word(_LEFT - 4, _TOP + (i + 0.5) * cell + 4, name, False))
-        drawing.append(_word(_LEFT + (i + 0.5) * cell + 3, _TOP - 5, name, True))
+        drawing.append(
+            _word(_LEFT - 4, _TOP + (i + 0.5) * cell + 4, name, anchor="end", turned=False)
+        )
+        drawing.append(
+            _word(_LEFT + (i + 0.5) * cell + 3, _TOP - 5, name, anchor="start", turned=True)
+        )
         for j in range(len(names)):
             shade = 2 if table[i, j] else int(reach[i, j])
             drawing.append(
@@ -243,7 +236,7 @@ def _paths(names: list[str], table: NDArray[Any], reach: list[NDArray[Any]], que
                     for j in np.flatnonzero(table[i])
                 ]
     words = "".join(
-        _hung(_START + (j + 0.5) * cell + 4, _height(1, 1) + 16, name)
+        _word(_START + (j + 0.5) * cell + 4, _height(1, 1) + 16, name, anchor="end", turned=True)
         for j, name in enumerate(names)
     ) + "".join(
         f'<text class="depth" x="0" y="{_height(min(depth, layers), layers) + 4:.2f}">'

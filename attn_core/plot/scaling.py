@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_core import reference
-from attn_core.plot.live import LiveFigure
+from attn_core.plot.live import LiveFigure, framed
 from attn_core.plot.scaling_page import SCRIPT, STYLE
 from attn_core.plot.style import COLORS, to_matrix
 
@@ -74,19 +73,15 @@ def live_scale(queries: Any, keys: Any, *, width: int = 64) -> LiveFigure:
         "weights": [reference.softmax(scores[0]).round(6).tolist() for scores in sides],
         "derivatives": [_derivatives(scores).round(6).tolist() for scores in sides],
     }
-    attributes = " ".join(
-        f'data-{name}="{escape(json.dumps(item, separators=(",", ":")))}"'
-        for name, item in data.items()
-    )
-    return LiveFigure(
-        # JupyterLab leaves the arrow keys to what carries the attribute with `suppress`.
-        '<div class="attn-scale" role="group" aria-label="Scores at a width, live" '
-        f'data-lm-suppress-shortcuts="true" {attributes}>'
-        f"<style>{STYLE}</style>"
-        + _slider(widths, position)
+    return framed(
+        "attn-scale",
+        "Scores at a width, live",
+        data,
+        _slider(widths, position)
         + _panels(sides, data)
-        + f'<p class="reading">{_reading(data)}</p>'
-        + f"<script>{SCRIPT}</script></div>"
+        + f'<p class="reading">{_reading(data)}</p>',
+        style=STYLE,
+        script=SCRIPT,
     )
 
 
