@@ -83,7 +83,7 @@ def live_kernel(
         raise ValueError(f"bandwidth must be one of {steps.tolist()}, got {bandwidth}")
 
     # Rounded, so that every processor writes the same page; the script writes them in full.
-    output, weights = _answer(np.array([query]), key_array, value_array, bandwidth)
+    output, weights = _answer(np.array([query], dtype=float), key_array, value_array, bandwidth)
     curve, _ = _answer(np.linspace(low, high, _PLACES), key_array, value_array, bandwidth)
     floor, ceiling = float(value_array.min()), float(value_array.max())
     room = 0.06 * (ceiling - floor) or 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import build_book
 import pytest
 from browser import launched, served
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 SITE = build_book.INDEX.parent
 
@@ -26,6 +26,17 @@ def browser() -> Iterator[Browser]:
             yield chromium
     except RuntimeError as error:
         pytest.fail(str(error))
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page; a mistake in its script fails the test."""
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert errors == []
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """The live figure's arithmetic, run in a real browser, is attention; and it can be used by hand."""
 
 import json
-import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from browser import SCHEMES, WIDTHS, violations
+from browser import WIDTHS
+from live_page import page_of, set_slider
 
 from attn_core import reference
 from attn_core.plot import LiveFigure, live_attention
@@ -16,11 +16,6 @@ KEYS = np.array([[-1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
 VALUES = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [2.0, 0.0]])
 QUERY = np.array([1.0, -1.0])
 NUMBERS = ("query", "temperature", "scores", "weights", "output")
-
-
-def page_of(*figures: LiveFigure) -> str:
-    body = "".join(figure.html for figure in figures)
-    return f'<!doctype html><html lang="en"><title>Live</title><main>{body}</main></html>'
 
 
 def numbers(figure):
@@ -37,22 +32,6 @@ def assert_is_attention(figure, keys, values):
     np.testing.assert_allclose(scores, reference.dot(query[None], keys)[0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(weights, expected.weights[0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(output, expected.output[0], rtol=0, atol=1e-9)
-
-
-@pytest.fixture
-def page(browser):
-    page = browser.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert errors == []
-
-
-def set_slider(figure, name, value):
-    figure.locator(f"input[name={name}]").evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
-    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,25 +58,6 @@ def test_far_apart_scores_at_the_lowest_temperature_stay_finite(page):
     assert_is_attention(page.locator(".attn-live"), keys, keys)
 
 
-def test_still_picture_shows_what_the_script_would_draw(browser):
-    figure = live_attention(WORDS, KEYS, VALUES, QUERY, temperature=1.4)
-    context = browser.new_context(java_script_enabled=False)
-    still = context.new_page()
-    still.set_content(page_of(figure))
-    live = browser.new_page()
-    live.set_content(page_of(figure))
-    texts = [
-        [*page.locator(".attn-live svg text").all_text_contents(), page.inner_text(".reading")]
-        for page in (still, live)
-    ]
-    assert texts[0] == texts[1]
-    assert not still.locator(".controls").is_visible()
-    assert still.locator("[tabindex]").count() == 0
-    assert live.locator(".controls").is_visible()
-    live.close()
-    context.close()
-
-
 @pytest.mark.parametrize(
     ("query", "says"),
     [
@@ -115,6 +75,14 @@ def test_every_word_with_the_most_weight_is_named(page, query, says):
     set_slider(figure, "x", query[0])
     set_slider(figure, "y", query[1])
     assert page.inner_text(".reading").startswith(says)
+
+
+def test_nothing_takes_the_focus_without_script(browser):
+    context = browser.new_context(java_script_enabled=False)
+    still = context.new_page()
+    still.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
+    assert still.locator("[tabindex]").count() == 0
+    context.close()
 
 
 def test_one_word_has_the_most_weight_by_itself(page):
@@ -202,18 +170,6 @@ def test_two_figures_on_a_page_do_not_meet(page):
     set_slider(first, "x", -2)
     assert numbers(first)[0][0] == -2
     np.testing.assert_array_equal(numbers(second)[0], QUERY)
-    assert not re.search(r"\sid=", figure.html)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    heading = LiveFigure("<h1>Attention</h1>")
-    page.set_content(page_of(heading, live_attention(WORDS, KEYS, VALUES, QUERY)))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert violations(page, "figure") == []
-    page.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -227,15 +183,6 @@ def test_panels_are_read_in_the_order_of_the_steps(browser, width):
         below = after["y"] >= before["y"] + before["height"]
         beside = after["y"] == before["y"] and after["x"] >= before["x"] + before["width"]
         assert below or beside
-    page.close()
-
-
-def test_figure_asks_nobody(browser):
-    page = browser.new_page()
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.set_content(page_of(live_attention(WORDS, KEYS, VALUES, QUERY)))
-    assert asked == []
     page.close()
 
 

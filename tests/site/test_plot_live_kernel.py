@@ -1,12 +1,11 @@
 """The live figure of the kernel, in a real browser: its arithmetic is the reference's."""
 
-import json
 import re
 from functools import partial
 
 import numpy as np
 import pytest
-from browser import SCHEMES, WIDTHS, violations
+from live_page import page_of, read, set_slider
 
 from attn_core import reference
 from attn_core.plot import LiveFigure, live_kernel
@@ -16,24 +15,9 @@ VALUES = np.array([300.0, -20.0, 510.0, 80.0, 120.0])
 STEPS = [0.02, 0.5, 1, 3, 40]
 
 
-def page_of(*figures: LiveFigure) -> str:
-    body = "".join(figure.html for figure in figures)
-    return f'<!doctype html><html lang="en"><title>Live</title><main>{body}</main></html>'
-
-
 def example(**changes) -> LiveFigure:
     given = {"query": 3.0, "bandwidths": STEPS, "bandwidth": 1, "key_axis": "place [km]"}
     return live_kernel(KEYS, VALUES, **given | changes)
-
-
-def read(figure, name):
-    return np.array(json.loads(figure.get_attribute(f"data-{name}")), dtype=float)
-
-
-def set_slider(figure, name, value):
-    figure.locator(f"input[name={name}]").evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
-    )
 
 
 def assert_is_kernel_regression(figure, keys, values):
@@ -47,16 +31,6 @@ def assert_is_kernel_regression(figure, keys, values):
     places = np.linspace(keys.min(), keys.max(), len(read(figure, "curve")))[:, None]
     curve = reference.attention(places, *columns, score=near)[:, 0]
     np.testing.assert_allclose(read(figure, "curve"), curve, rtol=1e-6, atol=1e-6)
-
-
-@pytest.fixture
-def page(browser):
-    page = browser.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert errors == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -101,28 +75,6 @@ def test_drawing_is_the_numbers(page):
     np.testing.assert_allclose(y, 186 - 170 * share, atol=0.006)
 
 
-def test_still_picture_shows_what_the_script_would_draw(browser):
-    context = browser.new_context(java_script_enabled=False)
-    still = context.new_page()
-    still.set_content(page_of(example()))
-    live = browser.new_page()
-    live.set_content(page_of(example()))
-    seen = [
-        [
-            *page.locator(".attn-kernel svg text").all_text_contents(),
-            page.inner_text(".reading"),
-            *[path.get_attribute("d") for path in page.locator(".bar").all()],
-            *[dot.get_attribute("r") for dot in page.locator(".seen").all()],
-        ]
-        for page in (still, live)
-    ]
-    assert seen[0] == seen[1]
-    assert not still.locator(".controls").is_visible()
-    assert live.locator(".controls").is_visible()
-    live.close()
-    context.close()
-
-
 def test_both_sliders_follow_the_keyboard(page):
     page.set_content(page_of(example()))
     figure = page.locator(".attn-kernel")
@@ -146,27 +98,6 @@ def test_two_figures_on_a_page_do_not_meet(page):
     first, second = page.locator(".attn-kernel").all()
     set_slider(first, "bandwidth", 0)
     assert (read(first, "bandwidth"), read(second, "bandwidth")) == (0.02, 1)
-    assert not re.search(r"\sid=", example().html)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    heading = LiveFigure("<h1>Attention</h1>")
-    page.set_content(page_of(heading, example()))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert violations(page, "figure") == []
-    page.close()
-
-
-def test_figure_asks_nobody(browser):
-    page = browser.new_page()
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.set_content(page_of(example()))
-    assert asked == []
-    page.close()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """The live figure of masks, in a real browser: its tables are the reference's."""
 
-import json
 import re
 
 import numpy as np
 import pytest
-from browser import SCHEMES, WIDTHS, violations
+from live_page import page_of, read
 
-from attn_core.plot import LiveFigure, live_mask
+from attn_core.plot import live_mask
 from attn_core.reference import masks
 
 TOKENS = ["[cls]", "dogs", "bark", ".", "cats", "purr", "."]
@@ -15,15 +14,6 @@ IDS = [0, 0, 0, 0, 1, 1, 1]
 N = len(TOKENS)
 NAMES = ("causal", "document", "window", "global", "length", "layers", "query")
 FILLS = ["#ffffff", "#e6bcd6", "#A5397F"]
-
-
-def page_of(*figures: LiveFigure) -> str:
-    body = "".join(figure.html for figure in figures)
-    return f'<!doctype html><html lang="en"><title>Live</title><main>{body}</main></html>'
-
-
-def read(figure, name):
-    return np.array(json.loads(figure.get_attribute(f"data-{name}")))
 
 
 def set_to(figure, **settings):
@@ -57,16 +47,6 @@ def assert_is_the_mask(figure):
         assert told.endswith(f"through {now['layers']} layers, {reach[query].sum()}.")
     last = re.findall(r"M[\d.]+ 188\.00a", figure.locator(".dots").get_attribute("d"))
     assert len(last) == reach[query].sum()
-
-
-@pytest.fixture
-def page(browser):
-    page = browser.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert errors == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -104,33 +84,6 @@ def test_the_code_makes_the_mask_that_is_shown(page, settings, says):
     assert page.inner_text(".attn-mask code") == says
 
 
-def test_still_picture_shows_what_the_script_would_draw(browser):
-    figure = live_mask(
-        TOKENS, documents=IDS, window=1, global_tokens=1, layers=3, query=5, causal=True, length=6
-    )
-    context = browser.new_context(java_script_enabled=False)
-    still = context.new_page()
-    still.set_content(page_of(figure))
-    live = browser.new_page()
-    live.set_content(page_of(figure))
-    seen = [
-        [
-            *page.locator(".attn-mask svg text").all_text_contents(),
-            page.inner_text(".reading"),
-            page.inner_text("code"),
-            page.locator(".row").get_attribute("y"),
-            *[path.get_attribute("d") for path in page.locator("svg path").all()],
-            *[cell.get_attribute("fill") for cell in page.locator(".cell").all()],
-        ]
-        for page in (still, live)
-    ]
-    assert seen[0] == seen[1]
-    assert not still.locator(".controls").is_visible()
-    assert live.locator(".controls").is_visible()
-    live.close()
-    context.close()
-
-
 def test_keyboard_reaches_every_choice(page):
     page.set_content(page_of(live_mask(TOKENS, documents=IDS, window=2)))
     figure = page.locator(".attn-mask")
@@ -160,29 +113,6 @@ def test_two_figures_on_a_page_do_not_meet(page):
     first, second = page.locator(".attn-mask").all()
     set_to(first, window=1)
     assert (int(read(first, "window")), int(read(second, "window"))) == (1, N - 1)
-    assert not re.search(r"\sid=", figure.html)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    heading = LiveFigure("<h1>Masks</h1>")
-    page.set_content(page_of(heading, live_mask(TOKENS, documents=IDS, window=1, layers=3)))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert violations(page, "figure") == []
-    page.close()
-
-
-def test_figure_asks_nobody_and_is_small(browser):
-    page = browser.new_page()
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    figure = live_mask([f"word{i}" for i in range(16)], window=3, layers=6)
-    page.set_content(page_of(figure))
-    assert asked == []
-    assert len(figure.html) < 90_000
-    page.close()
 
 
 def test_tokens_are_text_not_markup(page):

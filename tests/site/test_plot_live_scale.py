@@ -1,26 +1,16 @@
 """The live figure of the scale, in a real browser: its arithmetic is the reference's."""
 
-import json
 import re
 
 import numpy as np
 import pytest
-from browser import SCHEMES, WIDTHS, violations
+from live_page import page_of, read
 
 from attn_core import reference
-from attn_core.plot import LiveFigure, live_scale
+from attn_core.plot import live_scale
 
 QUERIES, KEYS = np.random.default_rng(0).normal(size=(2, 16, 256))
 STEPS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
-
-
-def page_of(*figures: LiveFigure) -> str:
-    body = "".join(figure.html for figure in figures)
-    return f'<!doctype html><html lang="en"><title>Live</title><main>{body}</main></html>'
-
-
-def read(figure, name):
-    return np.array(json.loads(figure.get_attribute(f"data-{name}")), dtype=float)
 
 
 def move_to(figure, width):
@@ -56,16 +46,6 @@ def tops(figure, kind):
     return [84 - np.array(re.findall(r"V([\d.]+)H", path), dtype=float) for path in paths]
 
 
-@pytest.fixture
-def page(browser):
-    page = browser.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert errors == []
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_numbers_on_the_page_are_scaled_attention(page, seed):
     random = np.random.default_rng(seed)
@@ -98,28 +78,6 @@ def test_bars_are_the_numbers(page):
                 assert tops(figure, kind)[side].max() <= 60
 
 
-def test_still_picture_shows_what_the_script_would_draw(browser):
-    figure = live_scale(QUERIES, KEYS, width=32)
-    context = browser.new_context(java_script_enabled=False)
-    still = context.new_page()
-    still.set_content(page_of(figure))
-    live = browser.new_page()
-    live.set_content(page_of(figure))
-    seen = [
-        [
-            *page.locator(".attn-scale svg text").all_text_contents(),
-            page.inner_text(".reading"),
-            *[path.get_attribute("d") for path in page.locator(".bars").all()],
-        ]
-        for page in (still, live)
-    ]
-    assert seen[0] == seen[1]
-    assert not still.locator(".controls").is_visible()
-    assert live.locator(".controls").is_visible()
-    live.close()
-    context.close()
-
-
 def test_width_follows_the_keyboard(page):
     page.set_content(page_of(live_scale(QUERIES, KEYS)))
     figure = page.locator(".attn-scale")
@@ -140,26 +98,3 @@ def test_two_figures_on_a_page_do_not_meet(page):
     first, second = page.locator(".attn-scale").all()
     move_to(first, 2)
     assert (read(first, "width"), read(second, "width")) == (2, 64)
-    assert not re.search(r"\sid=", figure.html)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_figure_fits_every_page_and_is_accessible(browser, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    heading = LiveFigure("<h1>Attention</h1>")
-    page.set_content(page_of(heading, live_scale(QUERIES, KEYS)))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert violations(page, "figure") == []
-    page.close()
-
-
-def test_figure_asks_nobody_and_is_small(browser):
-    page = browser.new_page()
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    figure = live_scale(QUERIES, KEYS)
-    page.set_content(page_of(figure))
-    assert asked == []
-    assert len(figure.html) < 40_000
-    page.close()
