@@ -177,6 +177,9 @@ def run(code: str, options: str) -> str:
 
 
 def call(module: str, name: str, values: str) -> str:
-    """What a function of the book returns for these values, all as JSON."""
-    result = getattr(import_module(module), name)(*json.loads(values))
-    return json.dumps(result, default=lambda array: array.tolist())
+    """What a function of the book returns for these values, or how it failed, all as JSON."""
+    try:
+        result = getattr(import_module(module), name)(*json.loads(values))
+        return json.dumps({"result": result}, default=lambda array: array.tolist())
+    except Exception as error:
+        return json.dumps({"failed": "".join(traceback.format_exception(error))})

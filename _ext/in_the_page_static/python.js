@@ -11,7 +11,7 @@
 "use strict";
 window.bookPython ??= (() => {
   const script = document.currentScript;
-  const pyodide = script.dataset.pyodide; // the folder of Pyodide, relative to this script
+  const pyodide = script.dataset.pyodide; // Pyodide's folder, beside the folder of this script
   const waiting = new Map(); // by the number of the message: {resolve, reject, onProgress}
   let worker = null;
   let count = 0;
@@ -51,7 +51,7 @@ window.bookPython ??= (() => {
       }
     };
     worker.onerror = (event) => end(new Error(event.message || "The worker could not be started."));
-    worker.postMessage({ pyodide: new URL(`${pyodide}/`, script.src).href });
+    worker.postMessage({ pyodide: new URL(`../${pyodide}/`, script.src).href });
   };
 
   const ask = (what, details, onProgress) => {

@@ -66,7 +66,7 @@ async function start(figures) {
   } catch {
     broken("This site forbids WebAssembly ('wasm-unsafe-eval' in its content security policy).");
   }
-  const sizes = await (await fetchFile(`${folder}files.json`)).json();
+  const sizes = await (await self.fetch(`${folder}files.json`)).json();
   const core = ["pyodide", "python_stdlib", "numpy"];
   plan(sizes, figures ? [...core, ...fileNames(FIGURES)] : core);
   importScripts(`${folder}pyodide.js`);
@@ -102,7 +102,11 @@ const answers = {
   start: () => null,
   run: ({ kernel }, { code, before, folder, names }) =>
     JSON.parse(kernel.run(code, JSON.stringify({ before, folder, names }))),
-  call: ({ kernel }, { module, name, values }) => JSON.parse(kernel.call(module, name, values)),
+  call: ({ kernel }, { module, name, values }) => {
+    const answered = JSON.parse(kernel.call(module, name, values));
+    if ("failed" in answered) throw new Error(answered.failed);
+    return answered.result;
+  },
   file: async ({ pyodide }, { url, path }) => {
     const where = path.startsWith("/") ? path : `${HOME}/${path}`;
     pyodide.FS.mkdirTree(where.split("/").slice(0, -1).join("/"));
@@ -115,19 +119,26 @@ const answers = {
   },
 };
 
+async function answer(data) {
+  let python;
+  try {
+    interpreter ??= start(data.figures);
+    python = await interpreter;
+    if (data.figures) await withFigures(python);
+  } catch (error) {
+    self.postMessage({ broken: String(error.message ?? error) });
+    return;
+  }
+  try {
+    self.postMessage({ id: data.id, result: await answers[data.what](python, data) });
+  } catch (error) {
+    self.postMessage({ id: data.id, failed: String(error.message ?? error) });
+  }
+}
+
 let queue = Promise.resolve(); // one thing at a time, in order
 
 self.onmessage = ({ data }) => {
-  if ("pyodide" in data) return started.resolve(data.pyodide);
-  queue = queue.then(async () => {
-    interpreter ??= start(data.figures);
-    interpreter.catch((error) => self.postMessage({ broken: String(error.message ?? error) }));
-    const python = await interpreter;
-    if (data.figures) await withFigures(python);
-    try {
-      self.postMessage({ id: data.id, result: await answers[data.what](python, data) });
-    } catch (error) {
-      self.postMessage({ id: data.id, failed: String(error.message ?? error) });
-    }
-  });
+  if ("pyodide" in data) started.resolve(data.pyodide);
+  else queue = queue.then(() => answer(data));
 };
