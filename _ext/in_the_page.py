@@ -28,7 +28,7 @@ SITE = "_static/in_the_page"
 PACKAGE = Path(attn_core.__file__).parent
 RESULTS = PACKAGE.parent / "experiments" / "results"
 SHARE = "in_the_page.json"  # beside the built pages: which cells of each chapter run
-MANUAL = "chapters/intro.html#three-ways-to-use-it"  # how to run the notebooks
+MANUAL = ("chapters/intro", "#three-ways-to-use-it")  # how to run the notebooks
 UNSEEN = {"remove-cell", "remove_cell", "remove-input", "remove_input"}
 CLOCK = (1980, 1, 1, 0, 0, 0)  # the same archive on every build
 
@@ -189,10 +189,11 @@ def bring_scripts(app: Sphinx, page: str, _: str, context: dict, doctree: object
             {"why": cell["why"]} if cell["is_shown"] else {"why": cell["why"], "code": cell["code"]}
             for cell in cells
         ]
-        manual = address(MANUAL) if MANUAL.partition(".")[0] in app.env.found_docs else ""
+        manual, heading = MANUAL
+        manual = context["pathto"](manual) + heading if manual in app.env.found_docs else ""
         about = {"folder": str(Path(page).parent), "manual": manual, "cells": told}
         text = json.dumps(about).replace("<", "\\u003c")
-        context["body"] = f'{body}<script type="application/json" id="cells">{text}</script>'
+        context["body"] = f'{body}<script type="application/json" class="page-cells">{text}</script>'
     context["metatags"] = "\n".join([context.get("metatags") or "", *head])
 
 

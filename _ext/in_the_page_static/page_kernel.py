@@ -146,7 +146,8 @@ def run(code: str, options: str) -> str:
     """What a cell shows, after the cells before it have run in the same new namespace.
 
     `options` is JSON: `before`, the sources of those cells; `names`, what a traceback calls each
-    of them, the cell's own name last; `folder`, where the notebook lies.
+    of them, the cell's own name last; `folder`, where the notebook lies; `goesOn`, whether the
+    namespace is that of the run before.
     """
     given = json.loads(options)
     sources = [*given["before"], code]
@@ -154,16 +155,17 @@ def run(code: str, options: str) -> str:
     folder = HOME / given["folder"]
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    _clean()
-    page = ModuleType("__main__")
-    page.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = page
+    if not given["goesOn"]:
+        _clean()
+        sys.modules["__main__"] = ModuleType("__main__")
+        vars(sys.modules["__main__"])["__builtins__"] = builtins
+    space = vars(sys.modules["__main__"])
     sys.stdout, sys.stderr = Printed("stdout", outputs), Printed("stderr", outputs)
     error, began = None, time.perf_counter()
     for index, (source, name) in enumerate(zip(sources, names, strict=True)):
         outputs.clear()
         try:
-            _execute(source, name, page.__dict__)
+            _execute(source, name, space)
         except BaseException as raised:
             error = {
                 "name": type(raised).__name__,

@@ -2,7 +2,7 @@
 //
 //   bookPython.available()                    "" or why Python cannot run here, for the reader
 //   await bookPython.start(onProgress, {figures})     onProgress({what, loaded, total}), bytes
-//   await bookPython.run(code, {before, folder, names})   {outputs, error, seconds}
+//   await bookPython.run(code, {before, names, folder, goesOn})   {outputs, error, seconds}
 //   await bookPython.call(module, name, [JSON])       what the function returns, as JSON
 //   await bookPython.file(url, path, onProgress)      a file of the site, for Python to open
 //   bookPython.stop()                         ends the worker; what waits is rejected as "Stopped"
@@ -69,8 +69,8 @@ window.bookPython ??= (() => {
     available,
     stop,
     start: (onProgress, { figures = false } = {}) => ask("start", { figures }, onProgress),
-    run: (code, { before = [], folder = "", names = [] } = {}) =>
-      ask("run", { figures: true, code, before, folder, names }),
+    run: (code, { before = [], names = [], folder = "", goesOn = false } = {}) =>
+      ask("run", { figures: true, code, options: { before, names, folder, goesOn } }),
     call: (module, name, values = []) =>
       ask("call", { module, name, values: JSON.stringify(values) }),
     file: (url, path, onProgress) =>

@@ -33,15 +33,17 @@ function say() {
   self.postMessage({ progress });
 }
 
-// Pyodide waits for ever for a file that is not there; here every fetch says so. The bytes are
-// counted on a copy, so that the browser still compiles the original while it arrives.
-self.fetch = async (address, options) => {
+// The bytes are counted on a copy, so that the browser still compiles the original as it arrives.
+async function counted(address, options) {
   const name = new URL(address.url ?? address, self.location.href).pathname.split("/").at(-1);
-  const answer = await fetchFile(address, options).catch(() => broken(`${name} cannot be fetched.`));
-  if (!answer.ok) broken(`${name} is missing (${answer.status}).`);
+  const answer = await fetchFile(address, options).catch(() => null);
+  if (!answer?.ok) throw new Error(`${name} cannot be loaded (${answer?.status ?? "no answer"}).`);
   count(answer.clone());
   return answer;
-};
+}
+
+// Pyodide waits for ever for a file that is not there.
+self.fetch = (address, options) => counted(address, options).catch(({ message }) => broken(message));
 
 async function count(answer) {
   const reader = answer.body.getReader();
@@ -100,8 +102,7 @@ async function withFigures({ pyodide, sizes }) {
 
 const answers = {
   start: () => null,
-  run: ({ kernel }, { code, before, folder, names }) =>
-    JSON.parse(kernel.run(code, JSON.stringify({ before, folder, names }))),
+  run: ({ kernel }, { code, options }) => JSON.parse(kernel.run(code, JSON.stringify(options))),
   call: ({ kernel }, { module, name, values }) => {
     const answered = JSON.parse(kernel.call(module, name, values));
     if ("failed" in answered) throw new Error(answered.failed);
@@ -113,7 +114,7 @@ const answers = {
     Object.assign(progress, { what: `Loading ${path}`, loaded: 0, total: 0 });
     const head = await fetchFile(url, { method: "HEAD" });
     progress.total = Number(head.headers.get("Content-Length")); // 0 where the host says nothing
-    const answer = await self.fetch(url);
+    const answer = await counted(url);
     pyodide.FS.writeFile(where, new Uint8Array(await answer.arrayBuffer()));
     return where;
   },
