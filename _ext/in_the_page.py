@@ -27,7 +27,7 @@ STATIC = Path(__file__).with_name("in_the_page_static")
 SITE = "_static/in_the_page"
 PACKAGE = Path(attn_core.__file__).parent
 RESULTS = PACKAGE.parent / "experiments" / "results"
-SHARE = "in_the_page.json"  # beside the built pages: which cells of each chapter run
+SHARE = "in_the_page.json"  # beside the built pages: how many cells of each chapter run, of all
 MANUAL = ("chapters/intro", "#three-ways-to-use-it")  # how to run the notebooks
 UNSEEN = {"remove-cell", "remove_cell", "remove-input", "remove_input"}
 CLOCK = (1980, 1, 1, 0, 0, 0)  # the same archive on every build
@@ -206,7 +206,7 @@ def bring_pyodide(app: Sphinx, exception: Exception | None) -> None:
         notebook = notebook_of(app, page)
         if notebook:
             cells = cells_of(notebook)
-            share[page] = [n for n, cell in enumerate(cells) if not cell["why"]], len(cells)
+            share[page] = sum(not cell["why"] for cell in cells), len(cells)
     out = Path(app.outdir)
     (out.parent / SHARE).write_text(json.dumps(share))
     if app.page_pyodide:

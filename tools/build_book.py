@@ -6,6 +6,7 @@ that changed, so a second build would pass over the warnings of the first.
 """
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,15 @@ def is_current() -> bool:
     return FINGERPRINT.exists() and FINGERPRINT.read_text() == fingerprint()
 
 
+def print_share() -> None:
+    """How many cells of each chapter a reader can run in the page."""
+    share = json.loads((BUILD / "in_the_page.json").read_text())
+    runs, cells = (sum(counts) for counts in zip(*share.values(), strict=True))
+    print(f"{runs} of {cells} code cells ({runs / cells:.0%}) run in the page:")
+    for page, (some, every) in share.items():
+        print(f"  {some:3} of {every:3}  {page}")
+
+
 def main() -> int:
     fetch_packages()
     fetch_font()
@@ -93,6 +103,7 @@ def main() -> int:
         if done.returncode:
             return done.returncode
         FINGERPRINT.write_text(current)
+        print_share()
     print(f"The book is ready. Open {INDEX.as_uri()}")
     return 0
 
