@@ -5,13 +5,9 @@ import sys
 import pytest
 from execute_notebooks import ROOT
 
-for folder in (ROOT / "_ext", ROOT / "_ext" / "in_the_page_static"):
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(ROOT / "_ext"))
 import in_the_page
-import page_cells
 from page_cells import missing, needed, preamble, verdicts
-
-page_cells.ABSENT |= in_the_page.halves()[1]
 
 IMPORTS = "import numpy as np\nimport torch\nfrom torch import nn\ntorch.manual_seed(0)"
 
@@ -88,7 +84,13 @@ def test_the_latest_binding_counts():
 
 
 def test_a_function_brings_what_it_reads_when_it_is_called():
-    cells = ["import math", "k = 1", "def f():\n    return g() + k", "def g():\n    return 2", "f()"]
+    cells = [
+        "import math",
+        "k = 1",
+        "def f():\n    return g() + k",
+        "def g():\n    return 2",
+        "f()",
+    ]
     assert needed(cells, 4) == [0, 1, 2, 3]
 
 

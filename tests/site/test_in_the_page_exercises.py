@@ -42,8 +42,8 @@ ATTEND = """def attend(query, key, value):
 
 def test_the_empty_cell_names_what_is_asked_for(exercise: Locator):
     expect(exercise).to_have_count(1)
-    assert exercise.get_by_role("textbox").input_value().startswith(
-        "def attend(query, key, value):"
+    assert (
+        exercise.get_by_role("textbox").input_value().startswith("def attend(query, key, value):")
     )
     expect(exercise.get_by_role("textbox")).to_have_accessible_name(
         "Your answer to this exercise. Shift and Enter check it, Tab indents, Escape leaves."
@@ -70,9 +70,7 @@ def test_an_empty_answer_and_a_broken_one_get_an_answer(exercise: Locator):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_every_solution_that_is_marked_in_numpy_has_its_cell(
-    reader: Page, home: str, chapter: str
-):
+def test_every_solution_that_is_marked_in_numpy_has_its_cell(reader: Page, home: str, chapter: str):
     solutions = [
         stored
         for cell, stored in zip(CHAPTERS[chapter], stored_cells(chapter), strict=True)
