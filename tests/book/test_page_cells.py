@@ -107,6 +107,17 @@ def test_random_numbers_come_in_the_order_of_the_page():
     assert needed(cells, 6) == [0, 1, 2, 3, 4]
 
 
+def test_random_numbers_may_be_drawn_by_a_function_in_a_dictionary():
+    cells = [
+        "import numpy as np\nrng = np.random.default_rng(0)",
+        "def draw(n):\n    return rng.normal(size=n)",
+        "ways = {'one': draw, 'two': lambda: draw(2)}",
+        "print(ways['one'](1))",
+        "print(ways['two']())",
+    ]
+    assert needed(cells, 4) == [0, 1, 2, 3]
+
+
 def test_a_setting_reaches_every_cell_below():
     assert needed(["import numpy as np", "np.set_printoptions(precision=2)", "1 / 3"], 2) == [0, 1]
 
