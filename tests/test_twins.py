@@ -234,6 +234,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "BERTOutput",
         "RoundedRows",
         "load_rounded",
+        "minilm",
         "restore_rows",
         "round_rows",
         "save_rounded",

@@ -101,6 +101,7 @@ from attn_core.reference.one_key import (
     hard_backward,
 )
 from attn_core.reference.online import online_attention, online_attention_backward
+from attn_core.reference.packaged import minilm
 from attn_core.reference.pointer import (
     coverage,
     coverage_backward,
@@ -276,6 +277,7 @@ __all__ = [
     "location_backward",
     "lsh",
     "lsh_backward",
+    "minilm",
     "multi_head",
     "multi_head_backward",
     "multi_head_decoding",

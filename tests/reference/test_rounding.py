@@ -1,5 +1,7 @@
 """Weights in 8 bits: at most half a step away, small, and close in what the model says."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from refusals import assert_refuses
 
 from attn_core import reference
 from attn_core.data import pretrained
+from attn_core.reference import packaged
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
@@ -57,6 +60,18 @@ def test_what_the_rounding_changes():
         vectors[kind] = reference.sentence_vector(states), weights
     assert vectors["exact"][0] @ vectors["rounded"][0] > 0.998
     assert np.abs(vectors["exact"][1] - vectors["rounded"][1]).max() < 0.1
+
+
+def test_in_the_page_the_model_is_what_the_panel_has_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "emscripten")
+    monkeypatch.setattr(packaged, "IN_THE_PAGE", tmp_path / "minilm.npz")
+    with pytest.raises(FileNotFoundError, match="Load the model"):
+        reference.minilm()
+    reference.save_rounded(tmp_path / "minilm.npz", {"w": np.eye(2)}, ["a", "b"])
+    parameters, numbers = reference.minilm()
+    assert numbers == {"a": 0, "b": 1}
+    with pytest.raises(ValueError, match="read-only"):
+        parameters["w"][0] = 2
 
 
 def broken(tmp_path, content):
