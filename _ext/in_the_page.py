@@ -146,6 +146,7 @@ def cells_of(notebook: Path) -> list[dict]:
             "place": place,
             "code": cell.source,
             "why": reason,
+            "preamble": page_cells.preamble(cell.source) if reason else None,
             "is_shown": not UNSEEN & set(cell.metadata.get("tags", [])),
         }
         for (place, cell), reason in zip(code, why, strict=True)
@@ -186,7 +187,11 @@ def bring_scripts(app: Sphinx, page: str, _: str, context: dict, doctree: object
         head.append(f'<script defer src="{folder}/cells.js"></script>')
         head.append(f'<link rel="stylesheet" href="{folder}/cells.css">')
         told = [
-            {"why": cell["why"]} if cell["is_shown"] else {"why": cell["why"], "code": cell["code"]}
+            {
+                "why": cell["why"],
+                "preamble": cell["preamble"],
+                "code": None if cell["is_shown"] else cell["code"],
+            }
             for cell in cells
         ]
         manual, heading = MANUAL

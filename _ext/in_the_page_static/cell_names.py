@@ -20,6 +20,8 @@ SETTING = {"use_book_style", "set_printoptions", "seed", "filterwarnings", "simp
 # Methods that change their object.
 CHANGING = {"add", "append", "appendleft", "clear", "discard", "extend", "fill", "insert", "pop"}
 CHANGING |= {"popleft", "remove", "reverse", "setdefault", "shuffle", "sort", "update"}
+# Methods of tensors that arrays do not have.
+OF_TENSORS = {"softmax", "log_softmax", "masked_fill", "unsqueeze", "detach", "backward", "numpy"}
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Names:
     generators: set[str] = field(default_factory=set)  # random ones that it makes
     imports: dict[str, str] = field(default_factory=dict)  # by the bound name, the dotted name
     dotted: set[str] = field(default_factory=set)  # a.b.c, as written
+    tensors: set[str | None] = field(default_factory=set)  # whose methods only tensors have
     sets: bool = False  # something for all later cells
 
 
@@ -120,8 +123,11 @@ class _Reader(ast.NodeVisitor):
             return
         name = called.rpartition(".")[2]
         self.names.sets |= name in SETTING or called.endswith("rcParams.update")
-        if name in CHANGING and isinstance(node.func, ast.Attribute):
-            self.change(_root(node.func))
+        if isinstance(node.func, ast.Attribute):
+            if name in CHANGING:
+                self.change(_root(node.func))
+            if name in OF_TENSORS:
+                self.names.tensors.add(_root(node.func))
         self.generic_visit(node)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> None:

@@ -55,9 +55,10 @@
   // --- one cell ----------------------------------------------------------------------------
 
   class Cell {
-    constructor(number, { why, code }) {
+    constructor(number, { why, preamble, code }) {
       this.number = number;
       this.why = why;
+      this.preamble = preamble; // what the page takes of a cell that it cannot run
       this.box = document.querySelector(`.cell.in-page-${number}`);
       this.input = this.box?.querySelector(".cell_input");
       this.printed = this.input?.querySelector("pre");
@@ -256,13 +257,13 @@
   function runOne(cell) {
     return attempt(cell, async () => {
       cell.busy("Running …");
-      const codes = cells.map((other) => (other.why ? null : other.code));
+      const codes = cells.map((other) => (other.why ? other.preamble : other.code));
       const needed = await bookPython.call("page_cells", "needed", [codes, cell.number]);
       const before = needed.map((number) => codes[number]);
       const names = [...needed.map((number) => cells[number].name), "this cell"];
       const result = await bookPython.run(cell.code, { before, names, folder: page.folder });
       cell.show(result);
-      const count = needed.length;
+      const count = needed.filter((number) => !cells[number].why).length;
       return said(result, count ? `, with ${count} ${count > 1 ? "cells" : "cell"} above` : "");
     });
   }
@@ -271,16 +272,16 @@
     return attempt(last, async () => {
       let goesOn = false;
       let result;
-      const wanted = cells.filter((cell) => !cell.why && cell.number <= last.number);
+      const wanted = cells.filter((cell) => (cell.preamble ?? true) && cell.number <= last.number);
       for (const [index, cell] of wanted.entries()) {
         last.busy(`Running cell ${index + 1} of ${wanted.length} …`);
-        const names = ["this cell"];
-        result = await bookPython.run(cell.code, { names, goesOn, folder: page.folder });
-        if (cell.input) cell.show(result);
+        const code = cell.why ? cell.preamble : cell.code;
+        result = await bookPython.run(code, { goesOn, folder: page.folder });
+        if (cell.input && !cell.why) cell.show(result);
         if (result.error && cell !== last) return "A cell above ended with an error.";
         goesOn = true;
       }
-      return said(result, `, after ${wanted.length - 1} cells above`);
+      return said(result, `, after all cells above`);
     });
   }
 

@@ -4,11 +4,13 @@ The build asks `verdicts`, to know where a control stands. The page asks `needed
 reader's own code.
 """
 
+import ast
 import builtins
 import json
+import re
 from pathlib import Path
 
-from cell_names import HARMLESS, names_of
+from cell_names import HARMLESS, SETTING, names_of
 
 # What a browser lacks, and what a reader is told. The build adds absent.json: the names of
 # attn_core that need one of these.
@@ -23,6 +25,7 @@ ABSENT = {
     "onnx": "ONNX",
     "babel": "Babel",
     "tqdm": "tqdm",
+    "IPython": "a notebook",
     "experiments": "the book's experiments",
     "subprocess": "another process",
     "multiprocessing": "another process",
@@ -32,6 +35,7 @@ _of_the_package = Path(__file__).with_name("absent.json")
 if _of_the_package.exists():
     ABSENT |= json.loads(_of_the_package.read_text())
 
+CHINESE = re.compile("[\u2e80-\u9fff\uff00-\uffef]")  # its font is a data package
 PROVIDED = {*dir(builtins), "__name__"}
 
 
@@ -58,6 +62,10 @@ def verdicts(sources: list[str]) -> list[str | None]:
             root, _, rest = dotted.partition(".")
             used |= {f"{imports[root]}.{rest}"} if root in imports else set()
         needs = sorted(need for need in map(missing, used) if need)
+        if names.tensors - imports.keys():
+            needs.append(ABSENT["torch"])
+        if CHINESE.search(source) and names.loads & {"plt", "plot"}:
+            needs.append(ABSENT["attn_core.data"])
         leans = sorted(lost[name] for name in names.reads & lost.keys())
         unknown = sorted(names.reads - known - PROVIDED)
         if needs:
@@ -73,15 +81,30 @@ def verdicts(sources: list[str]) -> list[str | None]:
             lost.pop(name, None)
             if name not in names.imports:
                 imports.pop(name, None)
-        if found[-1]:
+        if found[-1]:  # its imports are had: preamble
             touched = (bound | names.changes | (names.reads & random)) - names.imports.keys()
             lost |= dict.fromkeys(touched, next(iter(needs or leans or unknown)))
         known |= bound
     return found
 
 
+def preamble(source: str) -> str:
+    """What the page can take from a cell that it cannot run: its imports and settings."""
+    kept = []
+    for node in ast.parse(source).body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in SETTING
+        ):
+            kept.append(ast.unparse(node))
+    return "\n".join(kept)
+
+
 def needed(sources: list[str | None], target: int) -> list[int]:
-    """The cells above the target that have to run before it, in order; None is not in the page."""
+    """The cells above the target that have to run before it, in order.
+
+    Of a cell that cannot run stands its preamble here, or None.
+    """
     above = sources[:target]
     bodies: dict[str, set[str]] = {}
     random: set[str] = set()
@@ -89,10 +112,10 @@ def needed(sources: list[str | None], target: int) -> list[int]:
         bodies |= names_of(source or "").bodies
         random = _random(random, source or "")
     wanted = _with_bodies(names_of(sources[target] or "").reads, bodies)
-    first = next((i for i, source in enumerate(above) if source is not None), None)
+    first = next((i for i, source in enumerate(above) if source), None)
     chosen: list[int] = []
     for index in reversed(range(target)):
-        if above[index] is None:
+        if not above[index]:
             continue
         names = names_of(above[index])
         gives = names.binds | names.may_bind | names.changes | (names.reads & random)

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 import warnings
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -26,10 +27,9 @@ from page_cells import missing
 
 HOME = Path(__file__).parent
 PRINT_OPTIONS = np.get_printoptions()
+FILTERS = warnings.filters[:]
 
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"
-sys.modules["IPython"] = ModuleType("IPython")
-sys.modules["IPython"].get_ipython = lambda: None  # Matplotlib asks
 
 
 class NotInThePageError(ImportError):
@@ -98,7 +98,7 @@ def _clean() -> None:
     """What one run set for good in NumPy, Matplotlib or Python does not reach the next."""
     outputs.clear()
     np.set_printoptions(**PRINT_OPTIONS)
-    warnings.resetwarnings()
+    warnings.filters[:] = FILTERS
     if matplotlib := sys.modules.get("matplotlib"):
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close("all")
@@ -107,16 +107,19 @@ def _clean() -> None:
         matplotlib.rcParams["backend"] = backend
 
 
-def _import(node: ast.Import | ast.ImportFrom, code: object, space: dict) -> None:
-    try:
-        exec(code, space)
-    except ModuleNotFoundError as error:
-        if missing(error.name or "") is None:
-            raise
-        origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-        for alias in node.names:
-            bound = alias.asname or alias.name.partition(".")[0]
-            space[bound] = Absent(origin + (alias.name if alias.asname or origin else bound))
+def _import(node: ast.Import | ast.ImportFrom, name: str, space: dict) -> None:
+    """Import what the page has; what it lacks gets a stand-in."""
+    origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    for alias in node.names:
+        top = alias.name.partition(".")[0]
+        if missing(origin + alias.name) is None:
+            one = copy(node)
+            one.names = [alias]
+            exec(compile(ast.Module([one], []), name, "exec"), space)
+        elif alias.asname or origin or missing(top):
+            space[alias.asname or top] = Absent(origin + (alias.name if alias.asname else top))
+        else:  # import attn_core.kernels: the package is there
+            space[top] = import_module(top)
 
 
 def _execute(source: str, name: str, space: dict) -> None:
@@ -124,7 +127,7 @@ def _execute(source: str, name: str, space: dict) -> None:
     tree = ast.parse(source, name)
     for node in tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            _import(node, compile(ast.Module([node], []), name, "exec"), space)
+            _import(node, name, space)
         elif node is tree.body[-1] and isinstance(node, ast.Expr):
             value = eval(compile(ast.Expression(node.value), name, "eval"), space)
             if not source.rstrip().endswith(";"):

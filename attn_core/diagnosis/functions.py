@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 from typing import Any, Literal
 
@@ -108,9 +109,8 @@ def diagnose_function(
     layouts = ["joined"] if heads else ["BHLD", "BLHD", "BLD", "LD"]
     sizes = {one: sizes_to_try(one, heads or 4, width) for one in ([layout] if layout else layouts)}
     try:
-        found = _candidates(
-            function, how, [backend] if backend else ["torch", "numpy"], sizes, budget
-        )
+        backends = ["torch", "numpy"] if find_spec("torch") else ["numpy"]
+        found = _candidates(function, how, [backend] if backend else backends, sizes, budget)
         return _compared(name, found, masked_rows)
     except TroubleError as error:
         return Report(name, trouble=str(error))
