@@ -200,9 +200,11 @@
       const end = value.indexOf("\n", to - (to > from && value[to - 1] === "\n"));
       const lines = value.slice(start, end < 0 ? value.length : end);
       const moved = lines.replace(less ? /^ {1,4}/gm : /^(?=.)/gm, less ? "" : "    ");
+      if (moved === lines) return;
       area.setSelectionRange(start, start + lines.length);
       this.type(moved);
-      if (from === to) area.setSelectionRange(from + moved.length - lines.length, from + moved.length - lines.length);
+      const caret = Math.max(start, from + moved.length - lines.length);
+      if (from === to) area.setSelectionRange(caret, caret);
       else area.setSelectionRange(start, start + moved.length);
     }
 

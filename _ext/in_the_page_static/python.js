@@ -50,7 +50,7 @@ window.bookPython ??= (() => {
         else resolve(data.result);
       }
     };
-    worker.onerror = (event) => end(new Error(event.message || "The worker could not be started."));
+    worker.onerror = (event) => end(new Error(event.message || "worker.js cannot be loaded."));
     worker.postMessage({ pyodide: new URL(`../${pyodide}/`, script.src).href });
   };
 
