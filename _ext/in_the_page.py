@@ -35,7 +35,6 @@ CLOCK = (1980, 1, 1, 0, 0, 0)  # the same archive on every build
 sys.path.insert(0, str(STATIC))
 import page_cells  # noqa: E402
 
-
 # --- the package -----------------------------------------------------------------------------
 
 
@@ -90,14 +89,18 @@ def halves() -> tuple[list[str], dict[str, str]]:
     return present, dict(sorted(absent.items()))
 
 
-def write_archive(path: Path, present: list[str], absent: dict[str, str]) -> None:
+PRESENT, ABSENT = halves()
+page_cells.ABSENT |= ABSENT
+
+
+def write_archive(path: Path) -> None:
     """The NumPy half of the package, the recorded results, and what runs a cell, as one zip."""
     every = modules()
-    files = {str(every[name].relative_to(PACKAGE.parent)): every[name] for name in present}
+    files = {str(every[name].relative_to(PACKAGE.parent)): every[name] for name in PRESENT}
     files |= {f"experiments/results/{file.name}": file for file in RESULTS.glob("*.json")}
     files |= {file.name: file for file in STATIC.glob("*.py")}
     contents = {name: file.read_bytes() for name, file in files.items()}
-    contents["absent.json"] = json.dumps(absent).encode()
+    contents["absent.json"] = json.dumps(ABSENT).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in sorted(contents.items()):
             info = zipfile.ZipInfo(name, CLOCK)
@@ -116,20 +119,17 @@ def hash_of(files: list[Path]) -> str:
 
 
 def prepare(app: Sphinx) -> None:
-    """Read the package; lay out this book's own files, so that the pages can name them."""
-    present, absent = halves()
-    page_cells.ABSENT |= absent
-    app.page_folder = app.page_pyodide = ""
-    if not (PYODIDE / "pins.txt").exists():
-        return
+    """Lay out this book's own files, so that the pages can name them."""
     work = Path(app.doctreedir) / "in_the_page"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    write_archive(work / "book.zip", present, absent)
+    write_archive(work / "book.zip")
     for file in [*STATIC.glob("*.js"), *STATIC.glob("*.css")]:
         shutil.copy(file, work)
     app.page_folder = hash_of(sorted(work.iterdir()))
-    app.page_pyodide = f"pyodide-{hash_of([PYODIDE / 'pins.txt', PYODIDE / 'pyodide-lock.json'])}"
+    pinned = [PYODIDE / "pins.txt", PYODIDE / "pyodide-lock.json"]
+    is_there = all(file.exists() for file in pinned)
+    app.page_pyodide = f"pyodide-{hash_of(pinned)}" if is_there else ""
     target = Path(app.outdir) / SITE / app.page_folder
     shutil.rmtree(target.parent, ignore_errors=True)
     shutil.copytree(work, target)
@@ -198,7 +198,9 @@ def bring_scripts(app: Sphinx, page: str, _: str, context: dict, doctree: object
         manual = context["pathto"](manual) + heading if manual in app.env.found_docs else ""
         about = {"folder": str(Path(page).parent), "manual": manual, "cells": told}
         text = json.dumps(about).replace("<", "\\u003c")
-        context["body"] = f'{body}<script type="application/json" class="page-cells">{text}</script>'
+        context["body"] = (
+            f'{body}<script type="application/json" class="page-cells">{text}</script>'
+        )
     context["metatags"] = "\n".join([context.get("metatags") or "", *head])
 
 

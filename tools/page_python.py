@@ -74,7 +74,9 @@ def write(target: Path, read: dict[str, bytes]) -> None:
     for name in files:
         (target / name).write_bytes(read[name])
     (target / "pyodide-lock.json").write_text(json.dumps(lock(files), indent=1))
-    (target / "files.json").write_text(json.dumps({name: size for name, (_, size) in files.items()}))
+    (target / "files.json").write_text(
+        json.dumps({name: size for name, (_, size) in files.items()})
+    )
     (target / "NOTICE.txt").write_text(NOTICE)
     (target / "pins.txt").write_text(PINS.read_text())
 

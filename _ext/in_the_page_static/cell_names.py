@@ -54,6 +54,22 @@ def _root(node: ast.expr) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
+def _held(node: ast.expr | None) -> set[str]:
+    """The functions that a value holds without calling them: in a list, a dictionary, a partial."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    if isinstance(node, ast.Lambda):
+        return {part.id for part in ast.walk(node.body) if isinstance(part, ast.Name)}
+    parts: list[ast.expr | None] = []
+    if isinstance(node, ast.Dict):
+        parts = node.values
+    elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+        parts = list(node.elts)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("partial", "dict")):
+        parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return set().union(*map(_held, parts))
+
+
 class _Reader(ast.NodeVisitor):
     """Visits the parts of a cell in the order in which they run."""
 
@@ -160,6 +176,10 @@ class _Reader(ast.NodeVisitor):
         value = node.value
         if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("default_rng"):
             self.names.generators |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif not self.scopes:
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    self.names.bodies[target.id] = _held(value)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self.visit(node.value)

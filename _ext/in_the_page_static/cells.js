@@ -71,6 +71,11 @@
       return this.area ? this.area.value : this.original;
     }
 
+    // What is run: an exercise asks for more than its code.
+    get program() {
+      return this.code;
+    }
+
     get isEdited() {
       return this.code !== this.original;
     }
@@ -144,24 +149,23 @@
     // editing
 
     open() {
-      if (!this.area) {
-        this.area = make("textarea", { className: "in-page-code", value: this.original });
-        this.area.spellcheck = false;
-        this.area.setAttribute("autocapitalize", "off");
-        this.area.setAttribute("autocomplete", "off");
-        this.area.setAttribute(
-          "aria-label",
-          `Code of cell ${this.number + 1}. Shift and Enter run it, Tab indents, Escape leaves.`,
-        );
-        this.area.addEventListener("input", () => this.fit());
-        this.area.addEventListener("keydown", (event) => this.key(event));
-        this.printed.closest(".highlight").after(this.area);
-        this.printed.closest(".highlight").hidden = true;
-        this.edit.hidden = true;
-        this.reset.hidden = false;
-        this.fit();
-      }
+      this.writeIn(`Code of cell ${this.number + 1}. Shift and Enter run it`);
+      this.printed.closest(".highlight").after(this.area);
+      this.printed.closest(".highlight").hidden = true;
+      this.edit.hidden = true;
+      this.reset.hidden = false;
+      this.fit();
       this.area.focus();
+    }
+
+    writeIn(label) {
+      this.area = make("textarea", { className: "in-page-code", value: this.original });
+      this.area.spellcheck = false;
+      this.area.setAttribute("autocapitalize", "off");
+      this.area.setAttribute("autocomplete", "off");
+      this.area.setAttribute("aria-label", `${label}, Tab indents, Escape leaves.`);
+      this.area.addEventListener("input", () => this.fit());
+      this.area.addEventListener("keydown", (event) => this.key(event));
     }
 
     fit() {
@@ -229,6 +233,60 @@
     }
   }
 
+  // --- an exercise that asks for an attention in NumPy ---------------------------------------
+
+  // Its text says how the answer is marked, `attn_core.diagnose(attend, …, backend="numpy")`; the
+  // same call marks what the reader writes here.
+  class Exercise extends Cell {
+    constructor(number, call, solution) {
+      super(number, { code: `def ${call.match(/\((\w+)/)[1]}(query, key, value):\n    ...` });
+      this.call = call;
+      this.input = make("div", { className: "cell_input docutils container" });
+      this.box = make("div", { className: "cell docutils container in-page-exercise" }, this.input);
+      this.stored = null;
+      solution.before(this.box);
+      this.writeIn("Your answer to this exercise. Shift and Enter check it");
+      this.input.append(this.area);
+      this.fit();
+      this.offer();
+      this.edit.remove();
+      this.run.textContent = "Check";
+      this.run.title = "Let attn_core.diagnose mark your function, in your browser";
+      this.run.setAttribute("aria-label", "Check your answer");
+      this.reset.setAttribute("aria-label", "Reset your answer");
+    }
+
+    get program() {
+      return `${this.code}\n\nimport attn_core\nprint(${this.call})`;
+    }
+
+    busy(text) {
+      super.busy(text);
+      this.above.hidden = true; // there is nothing to read in the cells above
+    }
+
+    restore() {
+      this.area.value = this.original;
+      this.fit();
+      this.live.hidden = this.reset.hidden = true;
+      this.say("");
+      this.area.focus();
+    }
+  }
+
+  const isAfter = (node, other) =>
+    other.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING;
+
+  function offerExercises() {
+    for (const code of document.querySelectorAll("section > p > code")) {
+      const call = code.textContent;
+      if (!/^attn_core\.diagnose\(\w+, (.+, )?backend="numpy".*\)$/.test(call)) continue;
+      const solution = code.closest("section").querySelector("details.sd-dropdown");
+      const next = shown.find((cell) => isAfter(cell.box, code));
+      if (solution) new Exercise(next ? next.number : cells.length, call, solution);
+    }
+  }
+
   const cells = page.cells.map((cell, number) => new Cell(number, cell));
   const shown = cells.filter((cell) => cell.input);
 
@@ -259,11 +317,13 @@
   function runOne(cell) {
     return attempt(cell, async () => {
       cell.busy("Running …");
-      const codes = cells.map((other) => (other.why ? other.preamble : other.code));
-      const needed = await bookPython.call("page_cells", "needed", [codes, cell.number]);
+      const above = cells.slice(0, cell.number);
+      const codes = above.map((other) => (other.why ? other.preamble : other.code));
+      const sources = [...codes, cell.program];
+      const needed = await bookPython.call("page_cells", "needed", [sources, cell.number]);
       const before = needed.map((number) => codes[number]);
       const names = [...needed.map((number) => cells[number].name), "this cell"];
-      const result = await bookPython.run(cell.code, { before, names, folder: page.folder });
+      const result = await bookPython.run(cell.program, { before, names, folder: page.folder });
       cell.show(result);
       const count = needed.filter((number) => !cells[number].why).length;
       return said(result, count ? `, with ${count} ${count > 1 ? "cells" : "cell"} above` : "");
@@ -301,6 +361,7 @@
         "press Run below one. The first run loads 25 MB from this site.",
     );
     for (const cell of shown) (cell.why ? cell.explain() : cell.offer());
+    offerExercises();
   }
   shown[0]?.box.before(note);
 })();

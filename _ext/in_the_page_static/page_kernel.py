@@ -49,7 +49,9 @@ class Absent:
 
     def __call__(self, *_: object, **__: object) -> None:
         if self._name not in HARMLESS:
-            raise NotInThePageError(f"{self._name} needs {missing(self._name)}, which is not in the page")
+            raise NotInThePageError(
+                f"{self._name} needs {missing(self._name)}, which is not in the page"
+            )
 
 
 class Printed(io.TextIOBase):

@@ -26,6 +26,8 @@ MATHS = r"^(`{3,}|:{3,})\{math\}.*?^\1|\$\$.*?\$\$|\$[^$\n]*\$"
 NAMES_OF_DOCUMENTS = r"\bD[0-4]\b"
 SEED = r"torch\.manual_seed\(\d+\)|default_rng\(\d+\)"
 DROPDOWN = r"\A(:{3,})\{dropdown\} Solution\n.*\n\1\Z"
+MARK = r"`attn_core\.diagnose\(\w+, ([^`]+, )?backend=\"numpy\"[^`]*\)`"
+MARK_FORM = '`attn_core.diagnose(function, backend="numpy")`'
 PROMPTS = {"code_prompt_show", "code_prompt_hide"}
 NBVAL_COMMENTS = r"#\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)"
 MACHINE = (
@@ -166,6 +168,16 @@ def mistakes_have_boxes(notebook: NotebookNode) -> Iterator[str]:
 def an_attention_is_marked(notebook: NotebookNode) -> Iterator[str]:
     if not any("diagnose(" in cell.source for cell in section(notebook, "Exercises")):
         yield "no exercise is marked by attn_core.diagnose"
+
+
+def numpy_exercises_say_how_they_are_marked(notebook: NotebookNode) -> Iterator[str]:
+    text = ""
+    for cell in section(notebook, "Exercises"):
+        if cell.cell_type == "markdown" and cell.source.lstrip("# ").startswith("Exercise"):
+            text = cell.source  # "## Exercises" may stand above the first
+        marked = re.search(r"diagnose\([^()]*backend=\"numpy\"", cell.source)
+        if cell.cell_type == "code" and marked and not re.search(MARK, text):
+            yield f"the page cannot mark it: its text lacks {MARK_FORM}: {text[:60]!r}"
 
 
 def documents_stay_outside(notebook: NotebookNode) -> Iterator[str]:
@@ -311,6 +323,7 @@ PARTS_RULES = [
     documents_stay_outside,
     exercises_have_solutions,
     an_attention_is_marked,
+    numpy_exercises_say_how_they_are_marked,
     summary_has_five_lines,
     reading_is_cited,
     formulas_are_labelled,

@@ -203,6 +203,9 @@ DEFECTS = {
         metadata_of(FOLDED, tags=["hide-cell"]),
     ],
     "an_attention_is_marked": [replaced("diagnose(mine)", "print(mine)")],
+    "numpy_exercises_say_how_they_are_marked": [
+        replaced("diagnose(mine)", 'diagnose(mine, backend="numpy")'),
+    ],
     "summary_has_five_lines": [replaced("- 5", "")],
     "reading_is_cited": [replaced("{cite:t}`someone2020title`", "A book")],
     "formulas_are_labelled": [

@@ -5,13 +5,9 @@ import sys
 import pytest
 from execute_notebooks import ROOT
 
-for folder in (ROOT / "_ext", ROOT / "_ext" / "in_the_page_static"):
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(ROOT / "_ext"))
 import in_the_page
-import page_cells
 from page_cells import missing, needed, preamble, verdicts
-
-page_cells.ABSENT |= in_the_page.halves()[1]
 
 IMPORTS = "import numpy as np\nimport torch\nfrom torch import nn\ntorch.manual_seed(0)"
 
@@ -88,7 +84,13 @@ def test_the_latest_binding_counts():
 
 
 def test_a_function_brings_what_it_reads_when_it_is_called():
-    cells = ["import math", "k = 1", "def f():\n    return g() + k", "def g():\n    return 2", "f()"]
+    cells = [
+        "import math",
+        "k = 1",
+        "def f():\n    return g() + k",
+        "def g():\n    return 2",
+        "f()",
+    ]
     assert needed(cells, 4) == [0, 1, 2, 3]
 
 
@@ -103,6 +105,17 @@ def test_random_numbers_come_in_the_order_of_the_page():
         "rng.normal()",
     ]
     assert needed(cells, 6) == [0, 1, 2, 3, 4]
+
+
+def test_random_numbers_may_be_drawn_by_a_function_in_a_dictionary():
+    cells = [
+        "import numpy as np\nrng = np.random.default_rng(0)",
+        "def draw(n):\n    return rng.normal(size=n)",
+        "ways = {'one': draw, 'two': lambda: draw(2)}",
+        "print(ways['one'](1))",
+        "print(ways['two']())",
+    ]
+    assert needed(cells, 4) == [0, 1, 2, 3]
 
 
 def test_a_setting_reaches_every_cell_below():

@@ -82,4 +82,3 @@ def test_wasm_is_served_as_wasm():
     code = "import mimetypes; print(mimetypes.guess_type('a.wasm')[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "application/wasm"
-

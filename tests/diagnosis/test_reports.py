@@ -436,3 +436,20 @@ def test_diagnosis_of_arrays_needs_no_torch():
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
+
+
+def test_a_numpy_function_is_judged_where_there_is_no_torch():
+    """As in the pages of the book, where Python runs in the browser."""
+    program = """
+import sys
+sys.modules["torch"] = None  # every import of it fails
+import numpy as np
+from attn_core import diagnose
+def mine(query, key, value):
+    scores = query @ key.swapaxes(-1, -2) / query.shape[-1]
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True) @ value
+print(*(mistake.name for mistake in diagnose(mine).mistakes), sep=", ")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "scale not rooted\n", done.stderr

@@ -14,13 +14,9 @@ from nbformat import NotebookNode
 from PIL import Image, ImageFilter
 from playwright.sync_api import Page
 
-for folder in (ROOT / "_ext", ROOT / "_ext" / "in_the_page_static"):
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(ROOT / "_ext"))
 import in_the_page
-import page_cells
 import real_model
-
-page_cells.ABSENT |= in_the_page.halves()[1]
 
 CHAPTERS = {
     path.relative_to(ROOT).with_suffix("").as_posix(): in_the_page.cells_of(path)

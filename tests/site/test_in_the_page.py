@@ -1,4 +1,4 @@
-"""A reader runs, changes, stops and resets cells in the page: in Chromium, by mouse and keyboard."""
+"""A reader runs, changes, stops and resets cells in the page, by mouse and by keyboard."""
 
 import http.server
 import threading
@@ -171,7 +171,7 @@ def test_an_error_is_shown_as_python_shows_it(scores: Locator):
     edit(scores, "def halve(x):\n    return x / 0\n\nhalve(1)").press("Shift+Enter")
     expect(scores.locator(".in-page-status")).to_have_text("Ended with an error.", timeout=LONG)
     shown = scores.locator(".in-page-live .traceback").inner_text()
-    assert shown.startswith("Traceback (most recent call last):\n  File \"this cell\", line 4")
+    assert shown.startswith('Traceback (most recent call last):\n  File "this cell", line 4')
     assert "return x / 0" in shown
     assert shown.strip().endswith("ZeroDivisionError: division by zero")
 
@@ -200,7 +200,9 @@ def test_a_figure_takes_the_place_of_the_printed_one(reader: Page):
     assert figure.locator("figcaption").inner_text() in printed.text_content()
     assert figure.locator("img").get_attribute("alt") == printed.locator("img").get_attribute("alt")
     assert figure.locator("img").evaluate("image => image.naturalWidth") > 500
-    edit(cell, "fig, ax = plt.subplots(figsize=(2, 1))\nax.plot([1, 2])\nplt.show()\nprint('after')")
+    edit(
+        cell, "fig, ax = plt.subplots(figsize=(2, 1))\nax.plot([1, 2])\nplt.show()\nprint('after')"
+    )
     run(cell)
     assert figure.locator("img").get_attribute("alt") == "The figure that your code drew"
     assert cell.locator(".in-page-live").inner_text().strip().endswith("after")
