@@ -18,6 +18,7 @@ from attn_core import (
     scores,
 )
 from attn_core.models import copying
+from attn_core.models.bert import BERT
 from attn_core.models.block import Block
 from attn_core.models.graph import GraphAttention
 
@@ -230,6 +231,14 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "attention_loops",
         "softmax_jacobian",
         "AttentionGradients",
+        "BERTOutput",
+        "RoundedRows",
+        "load_rounded",
+        "minilm",
+        "restore_rows",
+        "round_rows",
+        "save_rounded",
+        "word_pieces",
         "BlockGradients",
         "DeltaGradients",
         "LinearGradients",
@@ -242,6 +251,8 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "additive": scores.Additive,
         "location": scores.Location,
         "alibi": positions.ALiBi,
+        "bert": BERT,
+        "sentence_vector": BERT.embed,
         "segment": positions.SegmentEncoding,
         "shaw": positions.ShawBias,
         "shaw_values": positions.ShawValues,

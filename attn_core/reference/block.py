@@ -1,11 +1,11 @@
 """The Transformer's block: attention and a feed-forward network, each with a norm and a sum."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
-from attn_core.reference.attend import attention, attention_backward
+from attn_core.reference.attend import AttentionOutput, attention, attention_backward
 from attn_core.reference.many_heads import check_heads, join_heads, split_heads, weight_gradient
 from attn_core.reference.position_wise import gelu, gelu_backward, layer_norm, layer_norm_backward
 from attn_core.reference.shapes import (
@@ -30,6 +30,7 @@ class BlockGradients(NamedTuple):
     parameters: Parameters
 
 
+@overload
 def transformer_block(
     x: Array,
     parameters: Parameters,
@@ -38,7 +39,33 @@ def transformer_block(
     norm: Literal["pre", "post"] = "pre",
     mask: Array | None = None,
     eps: float = 1e-5,
-) -> Array:
+    return_weights: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def transformer_block(
+    x: Array,
+    parameters: Parameters,
+    *,
+    heads: int,
+    norm: Literal["pre", "post"] = "pre",
+    mask: Array | None = None,
+    eps: float = 1e-5,
+    return_weights: Literal[True],
+) -> AttentionOutput: ...
+
+
+def transformer_block(
+    x: Array,
+    parameters: Parameters,
+    *,
+    heads: int,
+    norm: Literal["pre", "post"] = "pre",
+    mask: Array | None = None,
+    eps: float = 1e-5,
+    return_weights: bool = False,
+) -> Array | AttentionOutput:
     r"""Attend, then feed forward, each added to what came in, with the norm before or after.
 
     .. math::
@@ -59,9 +86,10 @@ def transformer_block(
         norm: "pre" or "post".
         mask: boolean, True = may attend; broadcasts to (..., heads, L, L).
         eps: added to the variance in the norms.
+        return_weights: whether to return the weights (..., heads, L, L) too.
 
     Returns:
-        The sequence, shape (..., L, D).
+        The sequence, shape (..., L, D), or AttentionOutput(sequence, weights).
 
     Raises:
         TypeError: an array holds no floating-point numbers, dtypes differ, or heads is no integer.
@@ -84,13 +112,19 @@ def transformer_block(
         [[-1.0, 1.0], [1.0, -1.0]]
     """
     _check_block(x, parameters, heads, norm, mask)
-    for norm_name, layer, _ in _layers(parameters, heads, mask):
-        weight, bias = parameters[f"{norm_name}.weight"], parameters[f"{norm_name}.bias"]
-        if norm == "pre":
-            x = x + layer(layer_norm(x, weight, bias, eps))
-        else:
-            x = layer_norm(x + layer(x), weight, bias, eps)
-    return x
+
+    def normed(name: str, x: Array) -> Array:
+        return layer_norm(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"], eps)
+
+    if norm == "pre":
+        attended = _attend(normed("attention_norm", x), parameters, heads, mask)
+        x = x + attended.output
+        x = x + _feed(normed("feed_forward_norm", x), parameters)
+    else:
+        attended = _attend(x, parameters, heads, mask)
+        x = normed("attention_norm", x + attended.output)
+        x = normed("feed_forward_norm", x + _feed(x, parameters))
+    return AttentionOutput(x, attended.weights) if return_weights else x
 
 
 def transformer_block_backward(
@@ -170,6 +204,20 @@ def transformer_block_backward(
     return BlockGradients(grad, gradients)
 
 
+_PROJECT = ("attention.query_proj", "attention.key_proj", "attention.value_proj")
+
+
+def _attend(x: Array, parameters: Parameters, heads: int, mask: Array | None) -> AttentionOutput:
+    query, key, value = (split_heads(_linear(x, parameters, name), heads) for name in _PROJECT)
+    output, weights = attention(query, key, value, mask=mask, return_weights=True)
+    return AttentionOutput(_linear(join_heads(output), parameters, "attention.out_proj"), weights)
+
+
+def _feed(x: Array, parameters: Parameters) -> Array:
+    hidden = gelu(_linear(x, parameters, "feed_forward.inner"))
+    return _linear(hidden, parameters, "feed_forward.outer")
+
+
 Layer: TypeAlias = Callable[[Array], Array]
 LayerBackward: TypeAlias = Callable[[Array, Array], tuple[Array, Parameters]]
 
@@ -178,30 +226,26 @@ def _layers(
     parameters: Parameters, heads: int, mask: Array | None
 ) -> list[tuple[str, Layer, LayerBackward]]:
     """The two layers with the name of the norm that belongs to each, and the way back."""
-    project = ["attention.query_proj", "attention.key_proj", "attention.value_proj"]
 
     def attend(x: Array) -> Array:
-        heads_of = [split_heads(_linear(x, parameters, name), heads) for name in project]
-        attended = attention(heads_of[0], heads_of[1], heads_of[2], mask=mask)
-        return _linear(join_heads(attended), parameters, "attention.out_proj")
+        return _attend(x, parameters, heads, mask).output
 
     def attend_backward(grad: Array, x: Array) -> tuple[Array, Parameters]:
-        heads_of = [split_heads(_linear(x, parameters, name), heads) for name in project]
+        heads_of = [split_heads(_linear(x, parameters, name), heads) for name in _PROJECT]
         joined = join_heads(attention(heads_of[0], heads_of[1], heads_of[2], mask=mask))
         grad, gradients = _linear_backward(grad, joined, parameters, "attention.out_proj")
         of_heads = attention_backward(
             split_heads(grad, heads), heads_of[0], heads_of[1], heads_of[2], mask=mask
         )
         total = np.zeros_like(x)
-        for name, of_head in zip(project, of_heads[:3], strict=True):
+        for name, of_head in zip(_PROJECT, of_heads[:3], strict=True):
             grad_x, of_projection = _linear_backward(join_heads(of_head), x, parameters, name)
             total = total + grad_x
             gradients |= of_projection
         return total, gradients
 
     def feed(x: Array) -> Array:
-        hidden = gelu(_linear(x, parameters, "feed_forward.inner"))
-        return _linear(hidden, parameters, "feed_forward.outer")
+        return _feed(x, parameters)
 
     def feed_backward(grad: Array, x: Array) -> tuple[Array, Parameters]:
         inner = _linear(x, parameters, "feed_forward.inner")

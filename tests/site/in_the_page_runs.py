@@ -16,6 +16,7 @@ from playwright.sync_api import Page
 
 sys.path.insert(0, str(ROOT / "_ext"))
 import in_the_page
+import real_model
 
 CHAPTERS = {
     path.relative_to(ROOT).with_suffix("").as_posix(): in_the_page.cells_of(path)
@@ -40,6 +41,8 @@ def stored_cells(chapter: str) -> list[NotebookNode]:
 def run_chapter(page: Page, chapter: str) -> Iterator[tuple[NotebookNode, dict]]:
     """Each runnable cell and its result, in the order of the page, in one namespace."""
     goes_on = False
+    if any("reference.minilm()" in cell["code"] for cell in CHAPTERS[chapter]):
+        load_model(page)
     for cell, stored in zip(CHAPTERS[chapter], stored_cells(chapter), strict=True):
         code = cell["preamble"] if cell["why"] else cell["code"]
         options = {"folder": str(Path(chapter).parent), "goesOn": goes_on}
@@ -49,6 +52,12 @@ def run_chapter(page: Page, chapter: str) -> Iterator[tuple[NotebookNode, dict]]
         goes_on = True
         if not cell["why"]:
             yield stored, result
+
+
+def load_model(page: Page) -> None:
+    """What the panel of the chapter on a real model does when a reader asks for the model."""
+    file = f"{page.url.partition('/chapters/')[0]}/{real_model.folder_of_model()}/minilm.npz"
+    page.evaluate("file => bookPython.file(file, 'minilm.npz')", file)
 
 
 def differences(stored: NotebookNode, result: dict) -> Iterator[str]:
