@@ -24,7 +24,7 @@ LINE = (
 )
 WINDOW, SCORED = 192, 96  # letters that a network reads; of them the last ones are scored
 KINDS = ("GRU", "GRU, attention", "Transformer", "today's block")
-LARGER = ("GRU, larger", "today's block, larger")
+LARGER = ("GRU, larger",)
 RATES = (0.004, 0.001)
 
 
@@ -35,10 +35,11 @@ def settings(kind: str, rate: float, seed: int = 0, max_epochs: int = 60) -> dic
     return {"kind": kind, "rate": rate, "seed": seed, "max_epochs": max_epochs}
 
 
-# A few passes with either rate; then twice to the end with the one that was better on validation,
-# for each kind the higher. Larger networks have one run each, with dropout and the lower rate.
+# A few passes with either rate; then to the end with the one that was better on validation, for
+# each kind the higher. The larger networks have dropout and a rate between the two.
 RUNS = [settings(kind, rate, max_epochs=PROBE) for kind in KINDS for rate in RATES]
-RUNS += [settings(kind, max(RATES), seed) for seed in (0, 1) for kind in KINDS]
+RUNS += [settings(kind, max(RATES)) for kind in KINDS]
+RUNS += [settings(kind, max(RATES), seed=1) for kind in KINDS[:2]]
 RUNS += [settings(kind, 0.002) for kind in LARGER]
 
 
@@ -83,29 +84,23 @@ class Transformer(nn.Module):
         return functional.linear(self.decoder(x), self.embedding.weight)
 
 
-def block_of_today(dim: int, hidden_dim: int, dropout: float = 0.0) -> GPT:
-    return GPT(
-        len(ALPHABET),
-        dim,
-        heads=4,
-        layers=2,
-        rotary=Rotary(dim // 4),
-        activation="swiglu",
-        hidden_dim=hidden_dim,
-        dropout=dropout,
-    )
-
-
 def make(kind: str, seed: int) -> nn.Module:
-    """About 110,000 parameters each, the larger ones about 430,000."""
+    """About 110,000 parameters each, the larger one 418,000."""
     torch.manual_seed(seed)
     models: dict[str, Callable[[], nn.Module]] = {
         "GRU": lambda: Recurrent(168),
         "GRU, attention": lambda: Recurrent(142, attends=True),
         "Transformer": lambda: Transformer(66, heads=3, layers=2),
-        "today's block": lambda: block_of_today(64, 196),
+        "today's block": lambda: GPT(
+            len(ALPHABET),
+            dim=64,
+            heads=4,
+            layers=2,
+            rotary=Rotary(16),
+            activation="swiglu",
+            hidden_dim=196,
+        ),
         "GRU, larger": lambda: Recurrent(352, dropout=0.2),
-        "today's block, larger": lambda: block_of_today(128, 384, dropout=0.2),
     }
     return models[kind]()
 
