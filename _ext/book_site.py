@@ -41,6 +41,7 @@ DOCUMENTED_AT = {
     "Literal": PYTHON + "typing.html#typing.Literal",
     "NamedTuple": PYTHON + "typing.html#typing.NamedTuple",
     "Callable": PYTHON + "collections.abc.html#collections.abc.Callable",
+    "Collection": PYTHON + "collections.abc.html#collections.abc.Collection",
     "Iterable": PYTHON + "collections.abc.html#collections.abc.Iterable",
     "Iterator": PYTHON + "collections.abc.html#collections.abc.Iterator",
     "Mapping": PYTHON + "collections.abc.html#collections.abc.Mapping",
