@@ -55,8 +55,10 @@ def own_names(module):
 
 
 def can_be_called_wrongly(thing):
-    """Whether it says so: its docstring has a section ``Raises``."""
+    """Whether it says so: it takes something, and its docstring has a section ``Raises``."""
     if inspect.isclass(thing) and (issubclass(thing, tuple | Exception) or is_dataclass(thing)):
+        return False
+    if inspect.isfunction(thing) and not inspect.signature(thing).parameters:
         return False
     return "\nRaises:" in (inspect.getdoc(thing) or "")
 
