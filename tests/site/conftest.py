@@ -44,3 +44,12 @@ def home(site: Path) -> Iterator[str]:
     """The address of the served site."""
     with served(site) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def python_page(browser: Browser, home: str) -> Page:
+    """A page of the book in which Python has started."""
+    page = browser.new_page()
+    page.goto(f"{home}/chapters/concepts/heads.html")
+    page.evaluate("() => bookPython.start(null, { figures: true })")
+    return page

@@ -60,6 +60,15 @@ def load_model(page: Page) -> None:
     page.evaluate("file => bookPython.file(file, 'minilm.npz')", file)
 
 
+def assert_runs_as_printed(page: Page, chapter: str) -> None:
+    found = {
+        stored.source: list(differences(stored, result))
+        for stored, result in run_chapter(page, chapter)
+    }
+    assert found
+    assert {source: what for source, what in found.items() if what} == {}
+
+
 def differences(stored: NotebookNode, result: dict) -> Iterator[str]:
     """What a run in the page shows otherwise than the book prints it."""
     if result["error"]:
@@ -164,9 +173,3 @@ def distance(one: Image.Image, other: Image.Image) -> float:
         blurred = Image.fromarray(away.astype(np.uint8)).filter(ImageFilter.BoxBlur(1))
         worst = max(worst, float(np.asarray(blurred).max()) / 255)
     return worst
-
-
-def python(page: Page, address: str) -> None:
-    """Python, started on a page of the book."""
-    page.goto(address)
-    page.evaluate("() => bookPython.start(null, { figures: true })")
