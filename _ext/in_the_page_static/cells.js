@@ -155,6 +155,7 @@
       this.edit.hidden = true;
       this.reset.hidden = false;
       this.fit();
+      this.area.setSelectionRange(0, 0); // on a phone the end of a line hides its beginning
       this.area.focus();
     }
 
