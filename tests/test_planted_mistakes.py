@@ -52,13 +52,19 @@ def test_every_mistake_of_the_list_is_planted():
 
 
 def asserts_something(function):
-    """Whether a test can fail: by ``assert``, by ``raises``, or by a call that asserts."""
+    """Whether a test can fail: by ``assert``, by ``raises``, or by a call that asserts.
+
+    Playwright asserts by ``expect(…).to_…()``; ``expect(…)`` by itself asserts nothing.
+    """
     for node in ast.walk(function):
         if isinstance(node, ast.Assert | ast.Raise):
             return True
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if name.startswith(("assert", "raises", "fail")) or name == "warns":
+                return True
+            what = getattr(node.func, "value", None)
+            if isinstance(what, ast.Call) and getattr(what.func, "id", "") == "expect":
                 return True
             if any(keyword.arg == "check" for keyword in node.keywords):  # of subprocess.run
                 return True

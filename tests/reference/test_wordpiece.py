@@ -42,19 +42,19 @@ TEXT = st.one_of(
 )
 
 
-def check(text):
+def assert_cut_alike(text):
     assert word_pieces(text, VOCABULARY) == TOKENIZER.encode(text).tokens
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_chosen_texts(text):
-    check(text)
+    assert_cut_alike(text)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(TEXT)
 def test_drawn_texts(text):
-    check(text)
+    assert_cut_alike(text)
 
 
 def test_every_sign_but_some_that_are_newer_than_the_library_knows():
