@@ -89,10 +89,12 @@ class ReadAndAttend(nn.Module):
         states, _ = pad_packed_sequence(
             self.gru(packed)[0], batch_first=True, total_length=x.shape[1]
         )
+        keys = torch.tanh(self.key_proj(states))
+        # Under autocast linear and recurrent layers return different dtypes; attention wants one.
         output, weights = attention(
-            self.query.expand(len(x), 1, 1, -1),
-            torch.tanh(self.key_proj(states))[:, None],
-            states[:, None],
+            self.query.expand(len(x), 1, 1, -1).to(keys.dtype),
+            keys[:, None],
+            states[:, None].to(keys.dtype),
             mask=padding(lengths),
             scale=1.0,
             return_weights=True,

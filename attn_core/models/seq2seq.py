@@ -167,10 +167,11 @@ class LuongDecoder(nn.Module):
 
 def attend(query: Tensor, key: Tensor, memory: Memory, score: Score) -> tuple[Tensor, Tensor]:
     """One head of attention from ``query`` ``(batch, T, ·)`` to the encoder's states."""
+    # Under autocast linear and recurrent layers return different dtypes; attention wants one.
     output, weights = attention(
-        query[:, None],
+        query[:, None].to(key.dtype),
         key[:, None],
-        memory.states[:, None],
+        memory.states[:, None].to(key.dtype),
         mask=memory.mask,
         score=score,
         return_weights=True,
