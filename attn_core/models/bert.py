@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -206,6 +207,10 @@ class BERT(nn.Module):
     def from_safetensors(cls, path: str | PathLike[str]) -> Self:
         """Load trained weights, with a pooler or a head if the file has one.
 
+        Other heads, which tell whether a sentence follows, name a class, or mark a span, stand
+        behind the encoder and change nothing that it returns. A warning names them, and they are
+        left out.
+
         Args:
             path: a folder with ``model.safetensors`` and ``config.json`` as Hugging Face writes
                 them for a BERT; or the first file, beside the other.
@@ -225,7 +230,7 @@ class BERT(nn.Module):
         for name, value in wanted.items():
             if config.get(name, value) != value:
                 raise ValueError(f"{name} must be {value!r}, got {config[name]!r} in {path}")
-        tensors = _renamed(read_safetensors(file))
+        tensors = _without_other_heads(_renamed(read_safetensors(file)), path)
         needed = [
             "token_embedding.weight",
             "segment.weight",
@@ -256,8 +261,13 @@ class BERT(nn.Module):
 
 from_safetensors = BERT.from_safetensors
 
-# Hugging Face's names, and ours.
+# What Hugging Face calls the heads that the class has not: next sentence, classes, spans.
+_OTHER_HEADS = ("cls.seq_relationship.", "classifier.", "qa_outputs.")
+
+# Hugging Face's names, and ours; what was converted from TensorFlow has gamma and beta.
 _RENAMED = {
+    r"LayerNorm\.gamma$": "LayerNorm.weight",
+    r"LayerNorm\.beta$": "LayerNorm.bias",
     r"^bert\.": "",
     r"^embeddings\.word_embeddings": "token_embedding",
     r"^embeddings\.token_type_embeddings": "segment",
@@ -294,6 +304,15 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if repeated in renamed and not torch.equal(renamed.pop(repeated), renamed[original]):
             raise ValueError(f"{repeated} is not what {original} is, but here they are one")
     return renamed
+
+
+def _without_other_heads(
+    tensors: dict[str, Tensor], path: str | PathLike[str]
+) -> dict[str, Tensor]:
+    left_out = sorted(name for name in tensors if name.startswith(_OTHER_HEADS))
+    if left_out:
+        warnings.warn(f"{path} has heads that BERT has not: {left_out} are left out", stacklevel=3)
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}
 
 
 def _check_is_token(is_token: object, ids: Tensor) -> None:

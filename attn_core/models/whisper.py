@@ -64,8 +64,8 @@ class Whisper(nn.Module):
             the vocabulary, or a sound or a text is too long.
         TypeError: if a size is not an integer, or an input has the wrong dtype.
 
-    Source: Radford et al. (2023), section 2.2; tiny.en is 51864, 384, 6, 4. Gandhi, von Platen and
-    Rush (2023) for a decoder with fewer blocks.
+    Source: Radford et al. (2023), section 2.2; tiny.en is 51864, 384, 6, 4. Gandhi et al.
+    (2023) for a decoder with fewer blocks.
 
     Example:
         >>> import torch

@@ -184,7 +184,7 @@ def test_encoder_and_decoder_have_as_many_blocks_as_they_are_told():
     assert (len(turbo.encoder.blocks), len(turbo.decoder.blocks)) == (3, 1)
     with pytest.raises(ValueError, match="decoder_layers must be at least 1, got 0"):
         Whisper(11, 8, 2, 3, decoder_layers=0, **sizes)
-    with pytest.raises(TypeError, match="decoder_layers must be an integer, got 1.0"):
+    with pytest.raises(TypeError, match=r"decoder_layers must be an integer, got 1\.0"):
         Whisper(11, 8, 2, 3, decoder_layers=1.0, **sizes)
 
 
