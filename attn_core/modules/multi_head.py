@@ -1,14 +1,23 @@
 """Multi-head attention, and its grouped-query and multi-query forms."""
 
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
+from attn_core.checks import (
+    check_batch,
+    check_mask_dimensions,
+    check_number,
+    check_share,
+    check_sizes,
+)
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
+from attn_core.normalizers import softmax_with_sink
 from attn_core.positions import Bias
 
 
@@ -37,19 +46,31 @@ class MultiHeadAttention(nn.Module):
         rotary: a layer that turns queries and keys by their positions:
             :class:`attn_core.positions.Rotary`, or any module ``(x, positions=None)`` with x
             ``(batch, heads, length, head_dim)`` and positions ``(length,)``.
+        scale: as in :func:`attn_core.attention`; by default 1 / √head_dim.
+        softcap: as in :func:`attn_core.attention`, as Gemma 2 has it.
+        normalizer: as in :func:`attn_core.attention`; a module is trained with the layer.
+        sink: whether each head learns the score of a key without a value, so that its weights may
+            sum to less than 1: :func:`attn_core.normalizers.softmax_with_sink`, as gpt-oss has it.
+        query_norm: a module that norms each head of the queries, before they are turned:
+            ``nn.RMSNorm(head_dim)``, as Qwen 3 and Gemma 3 have it.
+        key_norm: the same for the keys.
 
     Attributes:
         query_proj: ``dim`` to ``heads × head_dim``.
         key_proj: ``key_dim`` to ``kv_heads × head_dim``.
         value_proj: ``value_dim`` to ``kv_heads × head_dim``.
         out_proj: ``heads × head_dim`` to ``dim``.
+        sink: the scores ``(heads,)``, 0 to begin with; None without ``sink``.
 
     Raises:
         ValueError: if a size is not positive, sizes do not divide, ``dropout`` is not in
-            [0, 1), or an input has the wrong shape.
-        TypeError: if a size is not an integer, ``rotary`` no module, or an input not a tensor.
+            [0, 1), ``softcap`` is not positive, ``sink`` and ``normalizer`` are both given, or an
+            input has the wrong shape.
+        TypeError: if a size is not an integer, ``rotary`` or a norm no module, ``normalizer`` not
+            callable, or an input not a tensor.
 
-    Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023).
+    Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023); Henry et
+    al. (2020) for the norms of queries and keys; OpenAI (2025) for the sink.
 
     Example:
         >>> import torch
@@ -74,6 +95,12 @@ class MultiHeadAttention(nn.Module):
         key_dim: int | None = None,
         value_dim: int | None = None,
         rotary: nn.Module | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        normalizer: Normalizer | None = None,
+        sink: bool = False,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads)
@@ -92,14 +119,24 @@ class MultiHeadAttention(nn.Module):
         check_share("dropout", dropout)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
+        for name, norm in (("query_norm", query_norm), ("key_norm", key_norm)):
+            if norm is not None and not isinstance(norm, nn.Module):
+                raise TypeError(f"{name} must be a module, nn.RMSNorm for example, got {norm!r}")
+        _check_steps(scale, softcap, normalizer, sink)
         self.heads = heads
         self.kv_heads = kv_heads
         self.dropout = dropout
+        self.scale = scale
+        self.softcap = softcap
+        self.normalizer = normalizer
         self.query_proj = nn.Linear(dim, heads * head_dim, bias=bias)
         self.key_proj = nn.Linear(key_dim, kv_heads * head_dim, bias=bias)
         self.value_proj = nn.Linear(value_dim, kv_heads * head_dim, bias=bias)
         self.out_proj = nn.Linear(heads * head_dim, dim, bias=bias)
         self.rotary = rotary
+        self.query_norm = query_norm
+        self.key_norm = key_norm
+        self.sink = nn.Parameter(torch.zeros(heads)) if sink else None
 
     def forward(
         self,
@@ -146,7 +183,7 @@ class MultiHeadAttention(nn.Module):
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
 
-        queries = _split(self.query_proj(query), self.heads)
+        queries = _normed(_split(self.query_proj(query), self.heads), self.query_norm)
         if cache is not None and is_self_attention:
             if q_offset is not None:
                 raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
@@ -163,6 +200,9 @@ class MultiHeadAttention(nn.Module):
             values,
             mask=mask,
             bias=bias,
+            normalizer=self._normalizer_for(queries),
+            scale=self.scale,
+            softcap=self.softcap,
             dropout_p=self.dropout if self.training else 0.0,
             q_offset=q_offset,
             return_weights=return_weights,
@@ -172,7 +212,7 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(_join(result))
 
     def _keys(self, key: Tensor) -> Tensor:
-        return _split(self.key_proj(key), self.kv_heads)
+        return _normed(_split(self.key_proj(key), self.kv_heads), self.key_norm)
 
     def _values(self, value: Tensor) -> Tensor:
         return _split(self.value_proj(value), self.kv_heads)
@@ -196,6 +236,11 @@ class MultiHeadAttention(nn.Module):
                     "empty cache"
                 )
         return cache.key, cache.value
+
+    def _normalizer_for(self, queries: Tensor) -> Normalizer | None:
+        if self.sink is None:
+            return self.normalizer
+        return partial(softmax_with_sink, sink=self.sink.to(queries.dtype)[:, None, None])
 
     def _rotate(self, x: Tensor, first: int | Tensor) -> Tensor:
         """Turn the vectors of sequences whose first one stands at this position."""
@@ -274,7 +319,40 @@ class MultiHeadAttention(nn.Module):
         return copy.train(layer.training)
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_heads={self.kv_heads}, dropout={self.dropout}"
+        settings = {
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "dropout": self.dropout,
+            "scale": self.scale,
+            "softcap": self.softcap,
+        }
+        return ", ".join(f"{name}={x}" for name, x in settings.items() if x is not None)
+
+
+def _check_steps(
+    scale: float | None, softcap: float | None, normalizer: Normalizer | None, sink: bool
+) -> None:
+    """Refuse, when a layer is made, what attention would refuse at its first call."""
+    if scale is not None:
+        check_number("scale", scale)
+    if softcap is not None:
+        check_number("softcap", softcap)
+        if softcap <= 0:
+            raise ValueError(f"softcap must be positive, got {softcap}")
+    if normalizer is not None and not callable(normalizer):
+        raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
+    if not isinstance(sink, bool):
+        raise TypeError(f"sink must be True or False, got {sink!r}")
+    if sink and normalizer is not None:
+        raise ValueError(
+            "sink is softmax_with_sink, a normalizer of its own, but normalizer is given too: "
+            f"{normalizer!r}"
+        )
+
+
+def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    # Under autocast a norm may give float32, and attention needs one dtype.
+    return x if norm is None else norm(x).to(x.dtype)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -107,6 +107,20 @@ def test_layer_norm(shape):
         np.testing.assert_allclose(seen.grad.numpy(), gradient, **TOLERANCE)
 
 
+@pytest.mark.parametrize("shape", [(4, DIM), (2, 3, DIM)])
+def test_rms_norm(shape):
+    arrays = [np.random.default_rng(i).normal(size=s) for i, s in enumerate([shape, DIM])]
+    x, weight = (torch.tensor(array, requires_grad=True) for array in arrays)
+    output = F.rms_norm(x, (DIM,), weight, eps=1e-3)
+    expected = reference.rms_norm(*arrays, eps=1e-3)
+    np.testing.assert_allclose(output.detach().numpy(), expected, **TOLERANCE)
+    grad_output = np.random.default_rng(9).normal(size=shape)
+    output.backward(torch.tensor(grad_output))
+    gradients = reference.rms_norm_backward(grad_output, *arrays, eps=1e-3)
+    for seen, gradient in zip((x, weight), gradients, strict=True):
+        np.testing.assert_allclose(seen.grad.numpy(), gradient, **TOLERANCE)
+
+
 def test_what_layer_norm_gives_does_not_change_with_scale_or_shift():
     x = np.random.default_rng(0).normal(size=(4, DIM))
     one, zero = np.ones(DIM), np.zeros(DIM)
@@ -199,6 +213,17 @@ REFUSED = {
     "norm eps": (lambda: reference.layer_norm(X, ONE, ONE, "a"), TypeError, ["eps", "'a'"]),
     "norm gradient": (
         lambda: reference.layer_norm_backward(X[0], X, ONE, ONE),
+        ValueError,
+        ["grad_output", "(5, 8)"],
+    ),
+    "rms norm weight": (
+        lambda: reference.rms_norm(X, ONE[:4]),
+        ValueError,
+        ["weight", "(8,)", "(4,)"],
+    ),
+    "rms norm eps": (lambda: reference.rms_norm(X, ONE, -1.0), ValueError, ["eps", "-1.0"]),
+    "rms norm gradient": (
+        lambda: reference.rms_norm_backward(X[0], X, ONE),
         ValueError,
         ["grad_output", "(5, 8)"],
     ),
