@@ -1,6 +1,7 @@
 """The Transformer: a stack that reads, a stack that writes, and the two together."""
 
 import math
+from copy import deepcopy
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -38,10 +39,9 @@ class _Stack(nn.Module):
         check_sizes(dim=dim, heads=heads, layers=layers)
         blocks = [Block(dim, heads, **block) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
-        # Before the norm, a pre-norm stack is a sum of as many terms as it has layers.
-        has_norm = blocks[0].norm == "pre" if final_norm is None else final_norm
-        eps = blocks[0].attention_norm.eps
-        self.final_norm = nn.LayerNorm(dim, eps=eps) if has_norm else nn.Identity()
+        # Before the norm, such a stack is a sum of as many terms as it has layers.
+        has_norm = blocks[0].norm != "post" if final_norm is None else final_norm
+        self.final_norm = deepcopy(blocks[0].attention_norm) if has_norm else nn.Identity()
 
     def _run(
         self,
@@ -78,8 +78,8 @@ class TransformerEncoder(_Stack):
         dim: width of the sequence.
         heads: number of heads of every block.
         layers: number of blocks, N.
-        final_norm: whether a norm ends the stack; by default yes with pre-norm, which needs it,
-            and no with post-norm, whose blocks end with one.
+        final_norm: whether a norm ends the stack; by default yes, but for post-norm, whose
+            blocks end with one.
         **block: the other arguments of :class:`attn_core.models.block.Block`: ``hidden_dim``,
             ``activation``, ``norm``, ``dropout``, ...
 
@@ -128,7 +128,7 @@ class TransformerEncoder(_Stack):
 
         Raises:
             TypeError: if ``stack`` is no :class:`torch.nn.TransformerEncoder`.
-            ValueError: if it has no biases, or an activation that is neither ReLU nor GELU.
+            ValueError: if its activation is neither ReLU nor GELU.
         """
         return copy_stack(cls, stack, nn.TransformerEncoder)
 
@@ -220,7 +220,7 @@ class TransformerDecoder(_Stack):
 
         Raises:
             TypeError: if ``stack`` is no :class:`torch.nn.TransformerDecoder`.
-            ValueError: if it has no biases, or an activation that is neither ReLU nor GELU.
+            ValueError: if its activation is neither ReLU nor GELU.
         """
         return copy_stack(cls, stack, nn.TransformerDecoder)
 
