@@ -10,6 +10,8 @@ Combine masks with ``&`` (both must allow), ``|`` (one must allow) and ``~`` (th
     >>> causal() & padding([3, 2])
     causal() & padding([3, 2])
 
+A mask has no truth value, so that ``and``, ``or`` and ``not`` cannot lose one without a word.
+
 A mask also knows how far a query looks at most: its *reach*. With a short reach, attention costs as
 much as the keys that are near, and not as many as there are.
 """

@@ -107,7 +107,8 @@ class Mask:
         device: the device of the tensors that the predicate reads; None if it reads none.
 
     Raises:
-        TypeError: if it is combined with something else than a mask.
+        TypeError: if it is combined with something else than a mask, or asked for a truth value,
+            as by ``and``, ``or``, ``not``, ``if``.
         ValueError: if the masks that are combined do not fit together.
 
     Source: FlexAttention's ``mask_mod`` (Dong et al. 2024) has the same four arguments.
@@ -319,6 +320,12 @@ class Mask:
     def __or__(self, other: "Mask") -> "Mask":
         return self._combine(other, lambda a, b: a | b, "|")
 
+    def __rand__(self, other: object) -> "Mask":
+        raise _not_a_mask(other)
+
+    def __ror__(self, other: object) -> "Mask":
+        raise _not_a_mask(other)
+
     def __invert__(self) -> "Mask":
         opposite = self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
         opposite.reach = _ANYWHERE
@@ -327,10 +334,7 @@ class Mask:
 
     def _combine(self, other: "Mask", operator: Callable[[Any, Any], Any], symbol: str) -> "Mask":
         if not isinstance(other, Mask):
-            raise TypeError(
-                f"a mask combines with a mask, got {type(other).__name__}; wrap a bool tensor in "
-                "masks.dense(tensor)"
-            )
+            raise _not_a_mask(other)
         if None not in (self.device, other.device) and self.device != other.device:
             raise ValueError(
                 f"masks on different devices: {self.name} on {self.device}, "
@@ -377,6 +381,13 @@ class Mask:
     def _grouped_name(self) -> str:
         return f"({self.name})" if " & " in self.name or " | " in self.name else self.name
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"mask {self.name} has no truth value: combine masks with &, | and ~, for Python's own "
+            "and, or, not would drop one of them; to ask whether there is a mask, write "
+            "mask is not None"
+        )
+
     def __repr__(self) -> str:
         return self.name
 
@@ -386,3 +397,10 @@ class Mask:
         q_len = self.q_len or k_len
         table = self.dense(q_len, k_len, q_offset=0).cpu()
         return mask_picture(table.reshape(-1, q_len, k_len), self.name)
+
+
+def _not_a_mask(other: object) -> TypeError:
+    return TypeError(
+        f"a mask combines with a mask, got {type(other).__name__}; wrap a bool tensor in "
+        "masks.dense(tensor)"
+    )
