@@ -17,8 +17,9 @@ much as the keys that are near, and not as many as there are.
 """
 
 from attn_core.masks.given import block_sparse, dense, document, padding
-from attn_core.masks.mask import Indices, Mask, Reach
+from attn_core.masks.mask import Mask
 from attn_core.masks.near import causal, dilated, global_tokens, strided, window
+from attn_core.masks.pairs import Indices, Reach
 from attn_core.masks.patterns import bigbird, longformer, sparse_transformer
 
 __all__ = [

@@ -1,83 +1,19 @@
 """A mask: a predicate on positions, and what follows from it."""
 
+import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_q_offset, check_sizes
+from attn_core.masks.pairs import Indices, Predicate, Reach, smaller
 from attn_core.masks.picture import mask_picture
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-
-class Indices(NamedTuple):
-    """Where a predicate looks: integer tensors that broadcast to ``(batch, heads, L, S)``.
-
-    Attributes:
-        batch: which batch entry.
-        head: which query head.
-        row: which query of this call, counted from 0.
-        query: the query's position among the keys, ``row + q_offset``.
-        key: the key's position.
-
-    Example:
-        >>> Indices(batch=0, head=0, row=1, query=4, key=2).query
-        4
-    """
-
-    batch: Tensor
-    head: Tensor
-    row: Tensor
-    query: Tensor
-    key: Tensor
-
-
-class Reach(NamedTuple):
-    """How far from its own position a query may look at most; what lies beyond is never allowed.
-
-    The first positions are an exception: they may attend, and be attended, from everywhere.
-    A kernel that goes through the keys near a query relies on it.
-
-    Attributes:
-        left: how many positions before the query's own; None for all of them.
-        right: how many after it; None for all of them.
-        first: how many positions at the start are the exception.
-
-    Source: Beltagy, Peters and Cohan (2020), section 3.1: a sliding window and global tokens.
-
-    Example:
-        >>> Reach(left=4, right=0)
-        Reach(left=4, right=0, first=0)
-    """
-
-    left: int | None = None
-    right: int | None = None
-    first: int = 0
-
-    def __and__(self, other: "Reach") -> "Reach":
-        return Reach(
-            _smaller(self.left, other.left),
-            _smaller(self.right, other.right),
-            max(self.first, other.first),
-        )
-
-    def __or__(self, other: "Reach") -> "Reach":
-        return Reach(
-            _larger(self.left, other.left),
-            _larger(self.right, other.right),
-            max(self.first, other.first),
-        )
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    return min((x for x in (one, other) if x is not None), default=None)
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
 
 
 _ANYWHERE = Reach()
@@ -88,6 +24,9 @@ class Mask:
 
     Masks are made by the functions of :mod:`attn_core.masks`, by combining them, or from a
     predicate of your own.
+
+    A mask can be copied, pickled and sent to another process, with the tensors that it reads, if
+    its predicate can: a function of a module, or :class:`functools.partial` of one, but no lambda.
 
     Args:
         predicate: takes :class:`Indices`, returns a bool tensor, True where attending is allowed.
@@ -123,7 +62,7 @@ class Mask:
 
     def __init__(
         self,
-        predicate: Callable[[Indices], Tensor],
+        predicate: Predicate,
         name: str,
         *,
         uses_positions: bool = False,
@@ -315,10 +254,10 @@ class Mask:
             )
 
     def __and__(self, other: "Mask") -> "Mask":
-        return self._combine(other, lambda a, b: a & b, "&")
+        return self._combine(other, operator.and_, "&")
 
     def __or__(self, other: "Mask") -> "Mask":
-        return self._combine(other, lambda a, b: a | b, "|")
+        return self._combine(other, operator.or_, "|")
 
     def __rand__(self, other: object) -> "Mask":
         raise _not_a_mask(other)
@@ -327,12 +266,12 @@ class Mask:
         raise _not_a_mask(other)
 
     def __invert__(self) -> "Mask":
-        opposite = self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
+        opposite = self._like(partial(_opposite, self.predicate), f"~{self._grouped_name()}")
         opposite.reach = _ANYWHERE
         opposite.own_key = False
         return opposite
 
-    def _combine(self, other: "Mask", operator: Callable[[Any, Any], Any], symbol: str) -> "Mask":
+    def _combine(self, other: "Mask", both: Callable[[Any, Any], Any], symbol: str) -> "Mask":
         if not isinstance(other, Mask):
             raise _not_a_mask(other)
         if None not in (self.device, other.device) and self.device != other.device:
@@ -341,14 +280,14 @@ class Mask:
                 f"{other.name} on {other.device}"
             )
         combined = self._like(
-            lambda at: operator(self.predicate(at), other.predicate(at)),
+            partial(_combined, both, self.predicate, other.predicate),
             f"{self._grouped_name()} {symbol} {other._grouped_name()}",
         )
         combined.uses_positions = self.uses_positions or other.uses_positions
         combined.min_keys = max(self.min_keys, other.min_keys)
-        combined.max_keys = _smaller(self.max_keys, other.max_keys)
-        combined.reach = operator(self.reach, other.reach)
-        combined.own_key = operator(self.own_key, other.own_key)
+        combined.max_keys = smaller(self.max_keys, other.max_keys)
+        combined.reach = both(self.reach, other.reach)
+        combined.own_key = both(self.own_key, other.own_key)
         combined.by_distance = self.by_distance and other.by_distance
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
@@ -361,7 +300,7 @@ class Mask:
             setattr(combined, what, theirs if ours is None else ours)
         return combined
 
-    def _like(self, predicate: Callable[[Indices], Tensor], name: str) -> "Mask":
+    def _like(self, predicate: Predicate, name: str) -> "Mask":
         return Mask(
             predicate,
             name,
@@ -397,6 +336,16 @@ class Mask:
         q_len = self.q_len or k_len
         table = self.dense(q_len, k_len, q_offset=0).cpu()
         return mask_picture(table.reshape(-1, q_len, k_len), self.name)
+
+
+def _opposite(predicate: Predicate, at: Indices) -> Tensor:
+    return ~predicate(at)
+
+
+def _combined(
+    both: Callable[[Tensor, Tensor], Tensor], one: Predicate, other: Predicate, at: Indices
+) -> Tensor:
+    return both(one(at), other(at))
 
 
 def _not_a_mask(other: object) -> TypeError:
