@@ -114,10 +114,11 @@ def dense(table: Tensor) -> Mask:
 
     Args:
         table: bool ``(L, S)``, ``(heads, L, S)`` or ``(batch, heads, L, S)``, True where
-            attending is allowed; batch or heads may be 1.
+            attending is allowed. Where one of the four is 1, all are alike, as with a tensor that
+            broadcasts.
 
     Returns:
-        A mask for exactly L queries and S keys.
+        A mask for exactly L queries, unless L is 1, and S keys, unless S is 1.
 
     Raises:
         TypeError: if ``table`` is not a bool tensor.
@@ -139,15 +140,17 @@ def dense(table: Tensor) -> Mask:
         f"dense({'×'.join(map(str, table.shape))})",
         batch=batch if batch > 1 else None,
         heads=heads if heads > 1 else None,
-        q_len=q_len,
-        k_len=k_len,
+        q_len=q_len if q_len != 1 else None,
+        k_len=k_len if k_len != 1 else None,
         device=table.device,
     )
 
 
 def _is_in_table(table: Tensor, at: Indices) -> Tensor:
-    batch, heads, *_ = table.shape
-    return table[at.batch if batch > 1 else 0, at.head if heads > 1 else 0, at.row, at.key]
+    places = (at.batch, at.head, at.row, at.key)
+    return table[
+        tuple(place if size > 1 else 0 for place, size in zip(places, table.shape, strict=True))
+    ]
 
 
 def block_sparse(layout: Tensor, block_size: int) -> Mask:

@@ -128,6 +128,24 @@ def test_a_dense_mask_belongs_to_the_rows_of_the_call_whatever_the_offset():
         assert torch.equal(masks.dense(table).dense(2, 3, q_offset), table)
 
 
+@pytest.mark.parametrize("shape", list(product((1, 2), (1, 3), (1, 4), (1, 4))), ids=str)
+def test_a_dense_mask_broadcasts_as_a_tensor_does(shape):
+    table = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    query = torch.randn(2, 3, 4, 5)
+    by_mask = attention(query, query, query, mask=masks.dense(table) & masks.causal())
+    by_table = attention(query, query, query, mask=table & masks.causal().dense(4, 4))
+    torch.testing.assert_close(by_mask, by_table)
+
+
+def test_a_dense_mask_with_one_number_for_each_key_says_which_keys_are_real():
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    mask = masks.dense(real[:, None, None]) & masks.causal()
+    assert torch.equal(mask.dense(3, 3), (masks.padding([2, 1]) & masks.causal()).dense(3, 3))
+    assert torch.equal(mask.dense(1, 3, 2), (masks.padding([2, 1]) & masks.causal()).dense(1, 3, 2))
+    with pytest.raises(ValueError, match="made for 3 keys, got 4"):
+        mask.dense(4, 4)
+
+
 def test_masks_that_know_batch_and_heads_combine():
     per_head = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     mask = masks.dense(per_head) & masks.padding([5, 2]) | masks.causal() & masks.window(0, 0)
