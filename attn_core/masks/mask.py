@@ -149,22 +149,27 @@ class Mask:
         Raises:
             TypeError: if the predicate does not give a bool tensor.
         """
-        offset: int | Tensor = 0 if q_offset is None else q_offset
+        table = self._ask(self._indices(row, key, 0 if q_offset is None else q_offset))
+        pairs = (row.shape[-2], key.shape[-1])
+        return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
+
+    def _indices(self, row: Tensor, key: Tensor, offset: int | Tensor) -> Indices:
         ones = (1,) * max(row.ndim, key.ndim)
         if isinstance(offset, Tensor):
             offset = offset.to(row.device).reshape(-1, 1, *ones)
-        at = Indices(
+        return Indices(
             batch=torch.arange(self.batch or 1, device=row.device).reshape(-1, 1, *ones),
             head=torch.arange(self.heads or 1, device=row.device).reshape(-1, *ones),
             row=row,
             query=row + offset,
             key=key,
         )
+
+    def _ask(self, at: Indices) -> Tensor:
         table = self.predicate(at)
         if table.dtype != torch.bool:
             raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
-        pairs = (row.shape[-2], key.shape[-1])
-        return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
+        return table
 
     def block_mask(
         self,
@@ -333,9 +338,15 @@ class Mask:
     def _repr_html_(self) -> str:
         """Draw the mask in a notebook: queries are rows, keys are columns, filled = may attend."""
         k_len = self.k_len or self.q_len or self.max_keys or self.min_keys or 8
-        q_len = self.q_len or k_len
-        table = self.dense(q_len, k_len, q_offset=0).cpu()
-        return mask_picture(table.reshape(-1, q_len, k_len), self.name)
+        full = (self.batch or 1, self.heads or 1, self.q_len or k_len, k_len)
+        return mask_picture(self._corner, full, self.name)
+
+    def _corner(self, batch: int, heads: int, q_len: int, k_len: int) -> Tensor:
+        """The table of the first batch entries, heads, queries and keys, with nothing beyond."""
+        row = torch.arange(q_len, device=self.device)[:, None]
+        at = self._indices(row, torch.arange(k_len, device=self.device), 0)
+        at = at._replace(batch=at.batch[:batch], head=at.head[:heads])
+        return self._ask(at).expand(batch, heads, q_len, k_len)
 
 
 def _opposite(predicate: Predicate, at: Indices) -> Tensor:

@@ -222,5 +222,36 @@ def test_the_picture_of_a_large_mask_shows_a_corner_and_says_so():
     picture = mask._repr_html_()
     assert len(squares(picture)) == 4 * 32 * 32
     assert len(picture) < 500_000
-    assert f"{806 * 500} of {5 * 500 * 500} pairs allowed" in picture
+    allowed = (32 + 32 + 1 + 2) * 32
+    assert f"a corner: {allowed} of {4 * 32 * 32} pairs allowed" in picture
     assert "4 of 5 tables, 32 of 500 queries, 32 of 500 keys" in picture
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.padding([20_000] * 6),
+        masks.document(torch.arange(65_536) // 100),
+        masks.bigbird(65_536, 512),
+        masks.dense(torch.arange(40) < torch.arange(3 * 40)[:, None] % 41) & masks.window(3, 0),
+        masks.block_sparse(torch.eye(3, dtype=torch.bool).expand(2, 6, 3, 3), 20),
+    ],
+    ids=str,
+)
+def test_no_more_is_asked_for_a_picture_than_it_shows(mask):
+    asked = []
+    rule = mask.predicate
+
+    def watched(at):
+        pairs = torch.broadcast_shapes(*(i.shape for i in at)).numel()
+        assert pairs <= 16 * 32 * 32
+        asked.append(pairs)
+        return rule(at)
+
+    mask.predicate = watched
+    fills = squares(mask._repr_html_())
+    assert asked
+    rows, tables = torch.arange(32)[:, None], (mask.batch or 1) * (mask.heads or 1)
+    expected = mask._like(rule, "unwatched").pairs(rows, torch.arange(32))
+    expected = expected.reshape(-1, 32, 32).expand(tables, 32, 32)[:4]
+    assert [fill != "#ffffff" for fill in fills] == expected.flatten().tolist()
