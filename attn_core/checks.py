@@ -102,6 +102,17 @@ def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
         )
 
 
+def check_is_token(is_token: object, shape: tuple[int, ...]) -> None:
+    """Refuse anything but a bool for each token, False on padding."""
+    if not isinstance(is_token, Tensor) or is_token.dtype != torch.bool:
+        seen = getattr(is_token, "dtype", type(is_token).__name__)
+        raise TypeError(f"is_token must be a bool tensor, False on padding, got {seen}")
+    if is_token.shape != shape:
+        raise ValueError(
+            f"is_token must be {shape}, one for each token, got {tuple(is_token.shape)}"
+        )
+
+
 def check_same_kind(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors of different dtypes, or on different devices."""
     if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_share, check_sizes, check_tokens
+from attn_core.checks import check_is_token, check_share, check_sizes, check_tokens
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
 from attn_core.positions import LearnedEncoding, SegmentEncoding
@@ -147,7 +147,7 @@ class BERT(nn.Module):
         check_tokens("ids", ids, self.token_embedding.num_embeddings)
         mask = None
         if is_token is not None:
-            _check_is_token(is_token, ids)
+            check_is_token(is_token, tuple(ids.shape))
             mask = is_token[:, None, None, :]
         segments = torch.zeros_like(ids) if segments is None else segments
         x = self.position(self.segment(self.token_embedding(ids), segments))
@@ -313,13 +313,3 @@ def _without_other_heads(
     if left_out:
         warnings.warn(f"{path} has heads that BERT has not: {left_out} are left out", stacklevel=3)
     return {name: tensor for name, tensor in tensors.items() if name not in left_out}
-
-
-def _check_is_token(is_token: object, ids: Tensor) -> None:
-    if not isinstance(is_token, Tensor) or is_token.dtype != torch.bool:
-        seen = getattr(is_token, "dtype", type(is_token).__name__)
-        raise TypeError(f"is_token must be a bool tensor, False on padding, got {seen}")
-    if is_token.shape != ids.shape:
-        raise ValueError(
-            f"is_token must be {tuple(ids.shape)} like ids, got {tuple(is_token.shape)}"
-        )

@@ -1,8 +1,9 @@
 """The Transformer: a stack that reads, a stack that writes, and the two together."""
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from attn_core.models.from_torch import copy_stack
 from attn_core.positions import SinusoidalEncoding
 
 __all__ = ["StackOutput", "Transformer", "TransformerDecoder", "TransformerEncoder"]
+
+BlockMask: TypeAlias = Tensor | Mask | None
 
 
 class StackOutput(NamedTuple):
@@ -49,15 +52,26 @@ class _Stack(nn.Module):
         memory: Tensor | None,
         cache: list[BlockCache] | None,
         return_weights: bool,
-        **masks: Any,
+        mask: BlockMask | Sequence[BlockMask],
+        **options: Any,
     ) -> Tensor | StackOutput:
+        masks = mask if isinstance(mask, Sequence) else [mask] * len(self.blocks)
+        if len(masks) != len(self.blocks):
+            raise ValueError(f"mask has {len(masks)} entries for {len(self.blocks)} blocks")
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(f"cache has {len(cache)} entries for {len(self.blocks)} blocks")
         weights: list[Tensor] = []
         memory_weights: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             entry = None if cache is None else cache[number]
-            result = block(x, memory, cache=entry, return_weights=return_weights, **masks)
+            result = block(
+                x,
+                memory,
+                mask=masks[number],
+                cache=entry,
+                return_weights=return_weights,
+                **options,
+            )
             if isinstance(result, BlockOutput):
                 x = result.output
                 weights.append(result.weights)
@@ -107,14 +121,23 @@ class TransformerEncoder(_Stack):
         super().__init__(dim, heads, layers, final_norm, **block)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | Mask | None = None, return_weights: bool = False
+        self,
+        x: Tensor,
+        *,
+        mask: BlockMask | Sequence[BlockMask] = None,
+        return_weights: bool = False,
     ) -> Tensor | StackOutput:
-        """Read ``x`` ``(batch, L, dim)``; ``mask`` says which token may attend which.
+        """Read ``x`` ``(batch, L, dim)``.
+
+        Args:
+            x: ``(batch, L, dim)``.
+            mask: which token may attend which; a list has one mask for every block.
+            return_weights: whether to return the weights too.
 
         Returns:
             ``(batch, L, dim)``, or :class:`StackOutput`.
         """
-        return self._run(x, None, None, return_weights, mask=mask)
+        return self._run(x, None, None, return_weights, mask)
 
     @classmethod
     def from_torch(cls, stack: nn.TransformerEncoder) -> Self:
@@ -183,7 +206,7 @@ class TransformerDecoder(_Stack):
         x: Tensor,
         memory: Tensor | None = None,
         *,
-        mask: Tensor | Mask | None = causal(),  # noqa: B008 - it is always the same object
+        mask: BlockMask | Sequence[BlockMask] = causal(),  # noqa: B008 - always the same object
         memory_mask: Tensor | Mask | None = None,
         cache: list[BlockCache] | None = None,
         return_weights: bool = False,
@@ -193,7 +216,7 @@ class TransformerDecoder(_Stack):
         Args:
             x: ``(batch, L, dim)``.
             memory: ``(batch, S, dim)``, what the encoder returned.
-            mask: which token may attend which.
+            mask: which token may attend which; a list has one mask for every block.
             memory_mask: which token may attend which vector of the memory.
             cache: what :meth:`new_cache` gave; then ``x`` holds the new tokens only.
             return_weights: whether to return the weights too.
@@ -201,7 +224,7 @@ class TransformerDecoder(_Stack):
         Returns:
             ``(batch, L, dim)``, or :class:`StackOutput`.
         """
-        return self._run(x, memory, cache, return_weights, mask=mask, memory_mask=memory_mask)
+        return self._run(x, memory, cache, return_weights, mask, memory_mask=memory_mask)
 
     def new_cache(self, **options: Any) -> list[BlockCache]:
         """An empty cache per block, with these options of :class:`attn_core.modules.KVCache`."""

@@ -34,6 +34,12 @@ vit = ViT(4, 2, 1, 3, 8, 2, 1)
 whisper = Whisper(9, 8, 2, 1, max_frames=4, max_len=4)
 
 
+def gpt_cache(length):
+    cache = gpt.new_cache()
+    gpt(IDS[:, :length], cache=cache)
+    return cache
+
+
 def torch_encoder(**options):
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options)
     return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
@@ -167,6 +173,52 @@ LANGUAGE = {
     ),
     "gpt top none": (lambda: gpt.generate(IDS, 1, top_k=0), ValueError, ["top_k", "0"]),
     "gpt top float": (lambda: gpt.generate(IDS, 1, top_k=2.0), TypeError, ["top_k", "2.0"]),
+    "gpt one window too few": (
+        lambda: GPT(5, 8, 2, 2, max_len=4, window=[3]),
+        ValueError,
+        ["window", "2 blocks", "[3]"],
+    ),
+    "gpt tied": (lambda: GPT(5, 8, 2, 1, max_len=4, tied=1), TypeError, ["tied", "1"]),
+    "gpt is_token of numbers": (
+        lambda: gpt(IDS, is_token=torch.ones_like(IDS)),
+        TypeError,
+        ["is_token", "bool", "int64"],
+    ),
+    "gpt is_token of another length": (
+        lambda: gpt(IDS, is_token=torch.ones(1, 2).bool()),
+        ValueError,
+        ["is_token", "(1, 3)", "(1, 2)"],
+    ),
+    "gpt is_token of the new tokens only": (
+        lambda: gpt(IDS[:, 1:], is_token=torch.ones(1, 2).bool(), cache=gpt_cache(1)),
+        ValueError,
+        ["is_token", "(1, 3)", "(1, 2)"],
+    ),
+    "gpt mask of numbers": (
+        lambda: gpt(IDS, mask=torch.ones(3, 3)),
+        TypeError,
+        ["bool", "float32"],
+    ),
+    "gpt positions beyond": (
+        lambda: gpt(IDS, positions=torch.tensor([0, 1, 4])),
+        ValueError,
+        ["positions", "0 to 3", "4"],
+    ),
+    "gpt positions where it rotates": (
+        lambda: GPT(5, 8, 2, 1, rotary=Rotary(4))(IDS, positions=torch.arange(3)),
+        ValueError,
+        ["positions", "rotates"],
+    ),
+    "gpt generates behind padding": (
+        lambda: gpt.generate(IDS, 1, is_token=torch.tensor([[True, True, False]])),
+        ValueError,
+        ["is_token", "in front"],
+    ),
+    "a mask too few": (
+        lambda: gpt.decoder(X, mask=[None, None]),
+        ValueError,
+        ["mask", "2 entries", "1 blocks"],
+    ),
     "bert vocabulary": (lambda: BERT(0, 8, 2, 1), ValueError, ["vocab_size", "0"]),
     "bert segments": (lambda: BERT(5, 8, 2, 1, segments=0), ValueError, ["segments", "0"]),
     "bert too long": (lambda: bert(torch.ones(1, 5).long()), ValueError, ["max_len", "4"]),
