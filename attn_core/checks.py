@@ -6,7 +6,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from attn_core.masks import Mask
@@ -77,14 +77,32 @@ def check_sequence(name: str, x: Tensor, width: int) -> None:
         raise ValueError(f"{name} must be (..., length, {width}), got {name} {tuple(x.shape)}")
 
 
+def check_vectors(name: str, x: Tensor, width: int) -> None:
+    """Refuse anything but a batch of sequences of vectors of this width."""
+    check_sequence(name, x, width)
+    if x.ndim != 3:
+        raise ValueError(f"{name} must be (batch, length, {width}), got {name} {tuple(x.shape)}")
+
+
 def check_batch(name: str, x: Tensor, parameter: Tensor) -> None:
     """Refuse anything but a batch of sequences that this parameter can be applied to."""
-    check_sequence(name, x, parameter.shape[-1])
-    if x.ndim != 3:
-        raise ValueError(
-            f"{name} must be (batch, length, {parameter.shape[-1]}), got {name} {tuple(x.shape)}"
-        )
+    check_vectors(name, x, parameter.shape[-1])
     check_same_kind(name, x, "the layer", parameter)
+
+
+def projected(name: str, x: Tensor, projection: nn.Module) -> Tensor:
+    """Apply a projection, and say which argument it is that does not fit it.
+
+    It may be wrapped, quantised or moved about, so nothing of it is read before it has failed.
+    """
+    try:
+        result: Tensor = projection(x)
+    except RuntimeError:
+        weight = getattr(projection, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            check_same_kind(name, x, "the layer", weight)
+        raise
+    return result
 
 
 def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:

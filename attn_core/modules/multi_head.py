@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import (
-    check_batch,
     check_mask_dimensions,
     check_number,
     check_share,
     check_sizes,
+    check_vectors,
+    projected,
 )
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
@@ -123,6 +124,9 @@ class MultiHeadAttention(nn.Module):
             if norm is not None and not isinstance(norm, nn.Module):
                 raise TypeError(f"{name} must be a module, nn.RMSNorm for example, got {norm!r}")
         _check_steps(scale, softcap, normalizer, sink)
+        self.dim = dim
+        self.key_dim = key_dim
+        self.value_dim = value_dim
         self.heads = heads
         self.kv_heads = kv_heads
         self.dropout = dropout
@@ -176,14 +180,16 @@ class MultiHeadAttention(nn.Module):
         is_self_attention = key is None or key is query
         key = query if key is None else key
         value = key if value is None else value
-        check_batch("query", query, self.query_proj.weight)
-        check_batch("key", key, self.key_proj.weight)
-        check_batch("value", value, self.value_proj.weight)
+        check_vectors("query", query, self.dim)
+        check_vectors("key", key, self.key_dim)
+        check_vectors("value", value, self.value_dim)
         check_mask_dimensions(mask)
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
 
-        queries = _normed(_split(self.query_proj(query), self.heads), self.query_norm)
+        queries = _normed(
+            _split(projected("query", query, self.query_proj), self.heads), self.query_norm
+        )
         if cache is not None and is_self_attention:
             if q_offset is not None:
                 raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
@@ -212,10 +218,10 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(_join(result))
 
     def _keys(self, key: Tensor) -> Tensor:
-        return _normed(_split(self.key_proj(key), self.kv_heads), self.key_norm)
+        return _normed(_split(projected("key", key, self.key_proj), self.kv_heads), self.key_norm)
 
     def _values(self, value: Tensor) -> Tensor:
-        return _split(self.value_proj(value), self.kv_heads)
+        return _split(projected("value", value, self.value_proj), self.kv_heads)
 
     def _memory(self, key: Tensor, value: Tensor, cache: KVCache | None) -> tuple[Tensor, Tensor]:
         """The keys and values of a whole sequence: projected, or read from the cache."""
