@@ -52,6 +52,12 @@ def check_integers(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must hold integers, got {x.dtype}")
 
 
+def has_numbers(x: Tensor) -> bool:
+    """Whether the numbers of x can be read: not while a call is traced, nor of a mere shape."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not is_traced and type(x) in (Tensor, nn.Parameter) and x.device.type != "meta"
+
+
 def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
     """Refuse anything but one number for each vector of x, or one for those of a shared row."""
     if numbers.device != x.device:
