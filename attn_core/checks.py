@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from attn_core.autocast import autocast_dtype
+
 if TYPE_CHECKING:
     from attn_core.masks import Mask
 
@@ -128,7 +130,7 @@ def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
 
 def check_same_kind(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors of different dtypes, or on different devices."""
-    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != other.dtype and autocast_dtype(x.device) is None:
         raise TypeError(f"{name} has dtype {x.dtype}, but {other_name} has {other.dtype}")
     if x.device != other.device:
         raise ValueError(f"{name} is on {x.device}, but {other_name} is on {other.device}")
