@@ -90,6 +90,12 @@ class Bias(nn.Module):
                 f"q_offset={k_len - q_len} the last query with the last key"
             )
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"bias {self.name} has no truth value: Python's own and, or, not would drop one of two "
+            "biases; to ask whether there is a bias, write bias is not None"
+        )
+
     @property
     def name(self) -> str:
         return type(self).__name__
