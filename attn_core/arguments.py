@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attn_core import scores as score_functions
+from attn_core.autocast import in_autocast_dtype
 from attn_core.checks import (
     broadcast_shapes,
     broadcasts_to,
@@ -162,6 +163,7 @@ def check_arguments(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     q_offset: int | Tensor | None = None,
+    follow_autocast: bool = True,
 ) -> Arguments:
     """Check the arguments of :func:`attn_core.attention` against each other.
 
@@ -177,6 +179,7 @@ def check_arguments(
         softcap: as there.
         dropout_p: as there.
         q_offset: as there.
+        follow_autocast: whether :class:`torch.autocast` decides on the dtype, where it is on.
 
     Returns:
         The checked arguments.
@@ -198,6 +201,8 @@ def check_arguments(
         raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if scale is not None:
         check_number("scale", scale)
+    if follow_autocast:
+        query, key, value, bias = in_autocast_dtype(query, key, value, bias)
     _check_tensors(query, key, value)
     if score in (None, score_functions.dot, score_functions.scaled_dot):
         _check_width(query, key, value)

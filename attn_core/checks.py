@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from attn_core.autocast import autocast_dtype
+
 if TYPE_CHECKING:
     from attn_core.masks import Mask
 
@@ -50,6 +52,12 @@ def check_integers(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
         raise TypeError(f"{name} must hold integers, got {x.dtype}")
+
+
+def has_numbers(x: Tensor) -> bool:
+    """Whether the numbers of x can be read: not while a call is traced, nor of a mere shape."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not is_traced and type(x) in (Tensor, nn.Parameter) and x.device.type != "meta"
 
 
 def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
@@ -133,7 +141,7 @@ def check_is_token(is_token: object, shape: tuple[int, ...]) -> None:
 
 def check_same_kind(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors of different dtypes, or on different devices."""
-    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != other.dtype and autocast_dtype(x.device) is None:
         raise TypeError(f"{name} has dtype {x.dtype}, but {other_name} has {other.dtype}")
     if x.device != other.device:
         raise ValueError(f"{name} is on {x.device}, but {other_name} is on {other.device}")

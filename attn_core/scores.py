@@ -75,7 +75,20 @@ def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
         tensor([[2.5000]])
     """
     _check_width(query, key, least=1)
-    return dot(query, key) / math.sqrt(query.shape[-1])
+    return scaled_product(query, key, 1 / math.sqrt(query.shape[-1]))
+
+
+def scaled_product(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """``scale · q · k``, scaled beforehand as far as that is exact and keeps q · k in range.
+
+    In float16 a product above 65,504 is infinite, though the score that it would be scaled to is
+    not. Times a power of two a number keeps its digits, so that this part of the scale comes first.
+    """
+    if query.dtype == torch.float16 and 0 < abs(scale) < 1:
+        # Below 2⁻⁸, the scale of width 65,536, digits of the query would go after all.
+        power = 2.0 ** max(math.frexp(scale)[1] - 1, -8)
+        query, scale = query * power, scale / power
+    return query @ key.transpose(-2, -1) * scale
 
 
 def cosine(query: Tensor, key: Tensor) -> Tensor:

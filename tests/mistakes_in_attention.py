@@ -533,8 +533,8 @@ MISTAKES = [
         9,
         "cached queries are turned as if they came first",
         "modules.multi_head",
-        "queries = self._rotate(queries, cache.length)",
-        "queries = self._rotate(queries, 0)",
+        "queries = rotated(self.rotary, queries, cache.length)",
+        "queries = rotated(self.rotary, queries, 0)",
         CACHED,
     ),
     Mistake(

@@ -219,7 +219,7 @@ def _recording(
 
 def _recording_theirs(layer: nn.MultiheadAttention, calls: list[Tensor]) -> Callable[..., Any]:
     """Their weights come after dropout and by another path, so they are asked for a second time."""
-    forward = layer.forward
+    forward: Callable[..., Any] = layer.forward
     signature = inspect.signature(forward)
 
     @wraps(forward)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from attn_core.arguments import Arguments
 from attn_core.masks import Mask
@@ -68,12 +69,21 @@ class Grid:
                     table = None
             yield Block(rows, keys, table)
 
-    def bias(self, block: Block, query: Tensor, key: Tensor) -> Tensor | None:
-        """What is added to the scores of these queries and keys ``(..., heads, length, D)``."""
+    def bias(
+        self, block: Block, query: Tensor, key: Tensor, parameters: dict[str, Tensor]
+    ) -> Tensor | None:
+        """What is added to the scores of these queries and keys ``(..., heads, length, D)``.
+
+        A bias object computes it with these parameters in the place of its own.
+        """
         bias = self.arguments.bias
         if isinstance(bias, Bias):
             row, column = self._indices(block.rows, block.keys)
-            return bias(query, key, column - (row + self.offset))
+            inputs = (query, key, column - (row + self.offset))
+            if not parameters:
+                return bias(*inputs)
+            added: Tensor = functional_call(bias, parameters, inputs)
+            return added
         return None if bias is None else bias[window_of(bias, block)]
 
     def _key_blocks(self, rows: slice) -> list[slice]:

@@ -258,6 +258,7 @@ class KVCache:
         # What was made in inference mode may not be written to outside of it.
         is_sealed = (
             self._keys is not None
+            and not torch.compiler.is_compiling()
             and self._keys.is_inference()
             and not torch.is_inference_mode_enabled()
         )

@@ -16,6 +16,7 @@ from attn_core.checks import (
 )
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
+from attn_core.modules.multi_head import rotated
 from attn_core.positions import Rotary
 
 
@@ -176,13 +177,12 @@ class MultiHeadLatentAttention(nn.Module):
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
         first = 0 if cache is None else cache.length
-        positions = torch.arange(first, first + x.shape[1], device=x.device)
 
         latent = self.latent_norm(projected("x", x, self.latent_proj))[
             :, None
         ]  # (batch, 1, L, kv_rank)
-        rotary_key = self.rotary(self.rotary_key_proj(x)[:, None], positions)
-        query, rotary_query = self._queries(x, positions)
+        rotary_key = rotated(self.rotary, self.rotary_key_proj(x)[:, None], first)
+        query, rotary_query = self._queries(x, first)
         q_offset = None
         if cache is not None:
             mask = cache.mask_of_kept(mask, x.shape[1])
@@ -215,11 +215,11 @@ class MultiHeadLatentAttention(nn.Module):
             return AttentionOutput(output, result.weights)
         return output
 
-    def _queries(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The part without positions ``(batch, heads, L, D)``, and the part that is turned."""
         if self.query_latent_proj is not None:
             x = self.query_latent_norm(self.query_latent_proj(x))
-        rotary_query = self.rotary(self._split(self.rotary_query_proj(x)), positions)
+        rotary_query = rotated(self.rotary, self._split(self.rotary_query_proj(x)), first)
         return self._split(self.query_proj(x)), rotary_query
 
     def _over_heads(self, query: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from attn_core.checks import (
     check_q_offset,
     check_sequence,
     check_sizes,
+    has_numbers,
     projected,
 )
 from attn_core.masks import Mask
@@ -262,7 +263,11 @@ def _checked_lengths(lengths: Sequence[int] | Tensor, key: Tensor) -> Tensor:
             f"lengths must be one integer per batch entry, got lengths {tuple(lengths.shape)} for "
             f"key {tuple(key.shape)}"
         )
-    if len(lengths) and (lengths.min() < 0 or lengths.max() > key.shape[1]):
+    if (
+        has_numbers(lengths)
+        and len(lengths)
+        and (lengths.min() < 0 or lengths.max() > key.shape[1])
+    ):
         raise ValueError(f"lengths must be from 0 to {key.shape[1]}, got {lengths.tolist()}")
     return lengths
 

@@ -19,7 +19,7 @@ from attn_core.checks import (
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
 from attn_core.normalizers import softmax_with_sink
-from attn_core.positions import Bias
+from attn_core.positions import Bias, Rotary
 
 
 class MultiHeadAttention(nn.Module):
@@ -194,11 +194,11 @@ class MultiHeadAttention(nn.Module):
             if q_offset is not None:
                 raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
             mask = cache.mask_of_kept(mask, query.shape[1])
-            queries = self._rotate(queries, cache.length)
-            keys = self._rotate(self._keys(key), cache.length)
+            queries = rotated(self.rotary, queries, cache.length)
+            keys = rotated(self.rotary, self._keys(key), cache.length)
             keys, values, q_offset = cache.update(keys, self._values(value))
         else:
-            queries = self._rotate(queries, self._first_position(query, key, q_offset))
+            queries = rotated(self.rotary, queries, self._first_position(query, key, q_offset))
             keys, values = self._memory(key, value, cache)
         result = attention(
             queries,
@@ -226,9 +226,9 @@ class MultiHeadAttention(nn.Module):
     def _memory(self, key: Tensor, value: Tensor, cache: KVCache | None) -> tuple[Tensor, Tensor]:
         """The keys and values of a whole sequence: projected, or read from the cache."""
         if cache is None:
-            return self._rotate(self._keys(key), 0), self._values(value)
+            return rotated(self.rotary, self._keys(key), 0), self._values(value)
         if not cache.length:
-            cache.fill(self._rotate(self._keys(key), 0), self._values(value))
+            cache.fill(rotated(self.rotary, self._keys(key), 0), self._values(value))
         if not cache.holds_memory:
             raise ValueError(
                 f"key is not the query, but the cache holds tokens of self-attention, {cache!r}: "
@@ -247,15 +247,6 @@ class MultiHeadAttention(nn.Module):
         if self.sink is None:
             return self.normalizer
         return partial(softmax_with_sink, sink=self.sink.to(queries.dtype)[:, None, None])
-
-    def _rotate(self, x: Tensor, first: int | Tensor) -> Tensor:
-        """Turn the vectors of sequences whose first one stands at this position."""
-        if self.rotary is None:
-            return x
-        if isinstance(first, int) and first == 0:
-            return self.rotary(x)
-        first = first[:, None] if isinstance(first, Tensor) else first
-        return self.rotary(x, first + torch.arange(x.shape[-2], device=x.device))
 
     def _first_position(
         self, query: Tensor, key: Tensor, q_offset: int | Tensor | None
@@ -359,6 +350,20 @@ def _check_steps(
 def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
     # Under autocast a norm may give float32, and attention needs one dtype.
     return x if norm is None else norm(x).to(x.dtype)
+
+
+def rotated(rotary: nn.Module | None, x: Tensor, first: int | Tensor) -> Tensor:
+    """Turn the vectors of sequences whose first one stands at this position."""
+    if rotary is None:
+        return x
+    if isinstance(first, int) and first == 0:
+        turned: Tensor = rotary(x)
+    elif isinstance(first, int) and isinstance(rotary, Rotary):
+        turned = rotary(x, offset=first)
+    else:
+        first = first[:, None] if isinstance(first, Tensor) else first
+        turned = rotary(x, first + torch.arange(x.shape[-2], device=x.device))
+    return turned
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
