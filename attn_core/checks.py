@@ -121,7 +121,7 @@ def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
         raise TypeError(f"{name} must hold token numbers as int64, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.numel() == 0:
         raise ValueError(f"{name} must be (batch, length), got shape {tuple(tokens.shape)}")
-    if tokens.min() < 0 or tokens.max() >= vocabulary_size:
+    if has_numbers(tokens) and (tokens.min() < 0 or tokens.max() >= vocabulary_size):
         raise ValueError(
             f"{name} must hold numbers from 0 to {vocabulary_size - 1}, "
             f"got {int(tokens.min())} to {int(tokens.max())}"

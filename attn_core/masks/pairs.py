@@ -69,7 +69,8 @@ class Reach(NamedTuple):
 
 
 def smaller(one: int | None, other: int | None) -> int | None:
-    return min((x for x in (one, other) if x is not None), default=None)
+    known = [x for x in (one, other) if x is not None]
+    return min(known) if known else None
 
 
 def larger(one: int | None, other: int | None) -> int | None:

@@ -37,6 +37,9 @@ class ReadAndAttend(nn.Module):
         u_t = \tanh(W h_t + b), \qquad
         c = \sum_t \operatorname{softmax}_t(u_t \cdot q) \, h_t
 
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
+
     Args:
         dim: width of the sequence.
         hidden_dim: width of the state in each direction; :math:`c` is twice as wide.
@@ -89,12 +92,10 @@ class ReadAndAttend(nn.Module):
         states, _ = pad_packed_sequence(
             self.gru(packed)[0], batch_first=True, total_length=x.shape[1]
         )
-        keys = torch.tanh(self.key_proj(states))
-        # Under autocast linear and recurrent layers return different dtypes; attention wants one.
         output, weights = attention(
-            self.query.expand(len(x), 1, 1, -1).to(keys.dtype),
-            keys[:, None],
-            states[:, None].to(keys.dtype),
+            self.query.expand(len(x), 1, 1, -1),
+            torch.tanh(self.key_proj(states))[:, None],
+            states[:, None],
             mask=padding(lengths),
             scale=1.0,
             return_weights=True,
@@ -124,6 +125,9 @@ class HierarchicalClassifier(nn.Module):
 
     The two levels of attention are those of :class:`attn_core.modules.HierarchicalAttention`; here
     each follows a recurrent layer that is told where the padding begins.
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         vocabulary_size: number of words, the padding (0) among them.

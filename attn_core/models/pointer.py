@@ -60,6 +60,9 @@ class PointerGenerator(nn.Module):
     :func:`~attn_core.models.copying.copy_batch`; they are read as ``<unk>``, but copied as what
     they are. The paper has LSTMs where this has GRUs.
 
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
+
     Args:
         vocabulary: the words that can be generated.
         embedding_dim: width of a word's vector.

@@ -167,11 +167,10 @@ class LuongDecoder(nn.Module):
 
 def attend(query: Tensor, key: Tensor, memory: Memory, score: Score) -> tuple[Tensor, Tensor]:
     """One head of attention from ``query`` ``(batch, T, ·)`` to the encoder's states."""
-    # Under autocast linear and recurrent layers return different dtypes; attention wants one.
     output, weights = attention(
-        query[:, None].to(key.dtype),
+        query[:, None],
         key[:, None],
-        memory.states[:, None].to(key.dtype),
+        memory.states[:, None],
         mask=memory.mask,
         score=score,
         return_weights=True,
@@ -191,6 +190,9 @@ class Seq2Seq(nn.Module):
     r"""A GRU encoder–decoder that turns one sequence of tokens into another.
 
     .. math:: p(y \mid x) = \prod_t p(y_t \mid y_1, \dots, y_{t-1}, x)
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         source_vocab: the tokens of the source.
