@@ -16,7 +16,7 @@ from attn_core.checks import (
 )
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
-from attn_core.modules.multi_head import rotated
+from attn_core.modules.multi_head import normed, rotated
 from attn_core.positions import Rotary
 
 
@@ -178,9 +178,8 @@ class MultiHeadLatentAttention(nn.Module):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
         first = 0 if cache is None else cache.length
 
-        latent = self.latent_norm(projected("x", x, self.latent_proj))[
-            :, None
-        ]  # (batch, 1, L, kv_rank)
+        latent = normed(projected("x", x, self.latent_proj), self.latent_norm)
+        latent = latent[:, None]  # (batch, 1, L, kv_rank)
         rotary_key = rotated(self.rotary, self.rotary_key_proj(x)[:, None], first)
         query, rotary_query = self._queries(x, first)
         q_offset = None
@@ -218,7 +217,7 @@ class MultiHeadLatentAttention(nn.Module):
     def _queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The part without positions ``(batch, heads, L, D)``, and the part that is turned."""
         if self.query_latent_proj is not None:
-            x = self.query_latent_norm(self.query_latent_proj(x))
+            x = normed(self.query_latent_proj(x), self.query_latent_norm)
         rotary_query = rotated(self.rotary, self._split(self.rotary_query_proj(x)), first)
         return self._split(self.query_proj(x)), rotary_query
 
