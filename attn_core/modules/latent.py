@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import (
     check_mask_dimensions,
+    check_number,
     check_share,
     check_sizes,
     check_vectors,
@@ -16,7 +17,7 @@ from attn_core.checks import (
 )
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
-from attn_core.modules.multi_head import rotated
+from attn_core.modules.multi_head import normed, rotated
 from attn_core.positions import Rotary
 
 
@@ -61,6 +62,9 @@ class MultiHeadLatentAttention(nn.Module):
         rotary: what turns it; by default ``positions.Rotary()``. A released model may need
             ``Rotary(pairing="interleaved")``.
         norm: whether the latents pass an RMS norm, as in the paper's models.
+        eps: added to the mean square in these norms.
+        scale: multiplies the scores; by default :math:`1 / \sqrt{D + D_R}`. Models whose positions
+            were stretched by YaRN have another.
         dropout: share of weights dropped, while training only.
 
     Attributes:
@@ -75,7 +79,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     Raises:
         ValueError: if a size is not positive, sizes do not divide, ``rotary_dim`` is odd,
-            ``dropout`` is not in [0, 1), or an input has the wrong shape.
+            ``dropout`` is not in [0, 1), ``eps`` is negative, or an input has the wrong shape.
         TypeError: if a size is not an integer, ``rotary`` no module, or an input not a tensor.
 
     Source: DeepSeek-AI (2024), section 2.1 and appendix C.
@@ -103,6 +107,8 @@ class MultiHeadLatentAttention(nn.Module):
         rotary_dim: int | None = None,
         rotary: nn.Module | None = None,
         norm: bool = True,
+        eps: float = 1e-6,
+        scale: float | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -121,6 +127,11 @@ class MultiHeadLatentAttention(nn.Module):
             check_sizes(query_rank=query_rank)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
+        check_number("eps", eps)
+        if eps < 0:
+            raise ValueError(f"eps must be 0 or more, got {eps}")
+        if scale is not None:
+            check_number("scale", scale)
         check_share("dropout", dropout)
         self.dim = dim
         self.heads = heads
@@ -128,9 +139,10 @@ class MultiHeadLatentAttention(nn.Module):
         self.head_dim = head_dim
         self.value_dim = value_dim
         self.rotary_dim = rotary_dim
+        self.scale = 1 / math.sqrt(head_dim + rotary_dim) if scale is None else float(scale)
         self.dropout = dropout
         self.latent_proj = nn.Linear(dim, kv_rank, bias=False)
-        self.latent_norm = nn.RMSNorm(kv_rank) if norm else nn.Identity()
+        self.latent_norm = nn.RMSNorm(kv_rank, eps=eps) if norm else nn.Identity()
         self.rotary_key_proj = nn.Linear(dim, rotary_dim, bias=False)
         self.key_proj = nn.Linear(kv_rank, heads * head_dim, bias=False)
         self.value_proj = nn.Linear(kv_rank, heads * value_dim, bias=False)
@@ -138,7 +150,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.query_latent_norm: nn.Module = nn.Identity()
         if query_rank is not None:
             self.query_latent_proj = nn.Linear(dim, query_rank, bias=False)
-            self.query_latent_norm = nn.RMSNorm(query_rank) if norm else nn.Identity()
+            self.query_latent_norm = nn.RMSNorm(query_rank, eps=eps) if norm else nn.Identity()
         query_width = dim if query_rank is None else query_rank
         self.query_proj = nn.Linear(query_width, heads * head_dim, bias=False)
         self.rotary_query_proj = nn.Linear(query_width, heads * rotary_dim, bias=False)
@@ -178,9 +190,8 @@ class MultiHeadLatentAttention(nn.Module):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
         first = 0 if cache is None else cache.length
 
-        latent = self.latent_norm(projected("x", x, self.latent_proj))[
-            :, None
-        ]  # (batch, 1, L, kv_rank)
+        latent = normed(projected("x", x, self.latent_proj), self.latent_norm)
+        latent = latent[:, None]  # (batch, 1, L, kv_rank)
         rotary_key = rotated(self.rotary, self.rotary_key_proj(x)[:, None], first)
         query, rotary_query = self._queries(x, first)
         q_offset = None
@@ -202,7 +213,7 @@ class MultiHeadLatentAttention(nn.Module):
             torch.cat([key, rotary_key], -1),
             value,
             mask=mask,
-            scale=1 / math.sqrt(self.head_dim + self.rotary_dim),
+            scale=self.scale,
             dropout_p=self.dropout if self.training else 0.0,
             q_offset=q_offset,
             return_weights=return_weights,
@@ -218,7 +229,7 @@ class MultiHeadLatentAttention(nn.Module):
     def _queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The part without positions ``(batch, heads, L, D)``, and the part that is turned."""
         if self.query_latent_proj is not None:
-            x = self.query_latent_norm(self.query_latent_proj(x))
+            x = normed(self.query_latent_proj(x), self.query_latent_norm)
         rotary_query = rotated(self.rotary, self._split(self.rotary_query_proj(x)), first)
         return self._split(self.query_proj(x)), rotary_query
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput, attention
+from attn_core.autocast import autocast_dtype
 from attn_core.checks import (
     check_mask_dimensions,
     check_number,
@@ -187,7 +188,7 @@ class MultiHeadAttention(nn.Module):
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
 
-        queries = _normed(
+        queries = normed(
             _split(projected("query", query, self.query_proj), self.heads), self.query_norm
         )
         if cache is not None and is_self_attention:
@@ -218,7 +219,7 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(_join(result))
 
     def _keys(self, key: Tensor) -> Tensor:
-        return _normed(_split(projected("key", key, self.key_proj), self.kv_heads), self.key_norm)
+        return normed(_split(projected("key", key, self.key_proj), self.kv_heads), self.key_norm)
 
     def _values(self, value: Tensor) -> Tensor:
         return _split(projected("value", value, self.value_proj), self.kv_heads)
@@ -347,9 +348,13 @@ def _check_steps(
         )
 
 
-def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
-    # Under autocast a norm may give float32, and attention needs one dtype.
-    return x if norm is None else norm(x).to(x.dtype)
+def normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """Apply a norm; the result has the dtype of x, whatever the norm computes in."""
+    if norm is None:
+        return x
+    # What autocast made half goes into float32, as the parameters of the norm are.
+    is_cast = autocast_dtype(x.device) is not None
+    return norm(x.to(torch.promote_types(x.dtype, torch.float32)) if is_cast else x).to(x.dtype)
 
 
 def rotated(rotary: nn.Module | None, x: Tensor, first: int | Tensor) -> Tensor:
