@@ -175,26 +175,24 @@ class Experts(nn.Module):
 def gpt_oss():
     yarn = {
         "rope_type": "yarn",
-        "factor": 8.0,
+        "factor": 32.0,
         "beta_fast": 32.0,
         "beta_slow": 1.0,
-        "truncate": True,
-        "original_max_position_embeddings": 64,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
     }
     theirs = random_model(
-        "GptOss", sliding_window=4, num_local_experts=3, num_experts_per_tok=2, rope_scaling=yarn
+        "GptOss",
+        sliding_window=4,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        rope_theta=500.0,
+        rope_scaling=yarn,
     )
     settings = MODERN | {"bias": True, "sink": True, "window": [3, None], "eps": 1e-5}
-    scaling = YaRNScaling(8.0, original_length=64)
-    model = GPT(
-        VOCABULARY,
-        DIM,
-        heads=4,
-        layers=2,
-        rotary=Rotary(base=150000.0, scaling=scaling),
-        tied=False,
-        **settings,
-    ).eval()
+    scaling = YaRNScaling(32.0, original_length=4096, ramp="unrounded index")
+    rotary = Rotary(base=500.0, scaling=scaling)
+    model = GPT(VOCABULARY, DIM, heads=4, layers=2, rotary=rotary, tied=False, **settings).eval()
     for block, layer in zip(model.decoder.blocks, theirs.model.layers, strict=True):
         block.feed_forward = Experts(layer.mlp)
     weights = {
