@@ -31,6 +31,20 @@ def check_number(name: str, number: object) -> None:
         raise ValueError(f"{name} must be finite, got {number}")
 
 
+def check_flags(**flags: object) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_eps(eps: object) -> None:
+    """Refuse what cannot be added to a variance."""
+    check_number("eps", eps)
+    if eps < 0:  # type: ignore[operator]
+        raise ValueError(f"eps must be 0 or more, got {eps}")
+
+
 def check_share(name: str, share: object) -> None:
     """Refuse what is no share of weights that may be dropped."""
     check_number(name, share)

@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_is_token, check_share, check_sizes, check_tokens
+from attn_core.checks import (
+    check_eps,
+    check_flags,
+    check_is_token,
+    check_sequence,
+    check_share,
+    check_sizes,
+    check_tokens,
+)
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
 from attn_core.positions import LearnedEncoding, SegmentEncoding
@@ -114,6 +122,8 @@ class BERT(nn.Module):
         super().__init__()
         check_sizes(vocab_size=vocab_size, dim=dim)
         check_share("dropout", dropout)
+        check_flags(pooler=pooler, head=head)
+        check_eps(eps)
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.segment = SegmentEncoding(segments, dim)
         self.position = LearnedEncoding(max_len, dim)
@@ -181,10 +191,12 @@ class BERT(nn.Module):
             ``(batch, dim)``, between −1 and 1.
 
         Raises:
-            ValueError: if the model has no pooler.
+            ValueError: if the model has no pooler, or ``states`` has another shape.
+            TypeError: if ``states`` is no tensor.
         """
         if self.pooler is None:
             raise ValueError("this model has no pooler: make it with pooler=True")
+        self._check_states(states)
         return torch.tanh(self.pooler(states[:, 0]))
 
     def guess(self, states: Tensor) -> Tensor:
@@ -197,11 +209,19 @@ class BERT(nn.Module):
             ``(batch, L, vocab_size)``.
 
         Raises:
-            ValueError: if the model has no head.
+            ValueError: if the model has no head, or ``states`` has another shape.
+            TypeError: if ``states`` is no tensor.
         """
         if self.head is None:
             raise ValueError("this model has no head for masked tokens: make it with head=True")
+        self._check_states(states)
         return self.head(states, self.token_embedding.weight)
+
+    def _check_states(self, states: Tensor) -> None:
+        dim = self.token_embedding.embedding_dim
+        check_sequence("states", states, dim)
+        if states.ndim != 3:
+            raise ValueError(f"states must be (batch, L, {dim}), got {tuple(states.shape)}")
 
     @classmethod
     def from_safetensors(cls, path: str | PathLike[str]) -> Self:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput
-from attn_core.checks import check_same_kind, check_sequence, check_share, check_sizes
+from attn_core.checks import (
+    check_eps,
+    check_flags,
+    check_same_kind,
+    check_sequence,
+    check_share,
+    check_sizes,
+)
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
 
@@ -115,8 +122,7 @@ class FeedForward(nn.Module):
         if activation not in list(_BENDS):
             raise ValueError(f"activation must be one of {list(_BENDS)}, got {activation!r}")
         check_share("dropout", dropout)
-        if not isinstance(bias, bool):
-            raise TypeError(f"bias must be True or False, got {bias!r}")
+        check_flags(bias=bias)
         self.dim = dim
         self.activation = activation
         is_gated = activation in ("swiglu", "geglu", "geglu_tanh")
@@ -230,9 +236,8 @@ class Block(nn.Module):
             raise ValueError(f"norm must be 'pre', 'post' or 'both', got {norm!r}")
         if norm_kind not in ("layer", "rms"):
             raise ValueError(f"norm_kind must be 'layer' or 'rms', got {norm_kind!r}")
-        for name, flag in (("bias", bias), ("cross", cross), ("qk_norm", qk_norm)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        check_flags(bias=bias, cross=cross, qk_norm=qk_norm)
+        check_eps(eps)
 
         def new_norm(exists: bool = True) -> nn.Module:
             if not exists:
@@ -305,6 +310,9 @@ class Block(nn.Module):
             ValueError: as :class:`Block`.
             TypeError: as :class:`Block`.
         """
+        check_flags(return_weights=return_weights)
+        if cache is not None and not isinstance(cache, BlockCache):
+            raise TypeError(f"cache must be what new_cache gave, got {type(cache).__name__}")
         if (memory is None) != (self.memory_attention is None):
             raise ValueError(
                 f"memory is {'missing' if memory is None else 'given'}, but this block has "

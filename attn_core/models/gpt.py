@@ -7,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_is_token, check_number, check_share, check_sizes, check_tokens
+from attn_core.checks import (
+    check_flags,
+    check_is_token,
+    check_number,
+    check_share,
+    check_sizes,
+    check_tokens,
+)
 from attn_core.masks import Mask, causal, dense
 from attn_core.masks import window as window_mask
 from attn_core.models.block import BlockCache
-from attn_core.models.transformer import TransformerDecoder
+from attn_core.models.transformer import TransformerDecoder, tokens_seen
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["GPT"]
@@ -92,8 +99,7 @@ class GPT(nn.Module):
                 "positions are either learned or rotated: give max_len or rotary, got max_len "
                 f"{max_len} and rotary {rotary}"
             )
-        if not isinstance(tied, bool):
-            raise TypeError(f"tied must be True or False, got {tied!r}")
+        check_flags(tied=tied)
         check_sizes(layers=layers)
         windows = list(window) if isinstance(window, Sequence) else [window] * layers
         if len(windows) != layers:
@@ -153,7 +159,7 @@ class GPT(nn.Module):
             TypeError: as :class:`GPT`, or if ``is_token`` or ``mask`` is not bool.
         """
         check_tokens("ids", ids, self.embedding.num_embeddings)
-        start = 0 if cache is None else cache[0].length
+        start = tokens_seen(cache)
         x = self.embedding(ids)
         if is_token is not None:
             check_is_token(is_token, (len(ids), start + ids.shape[1]))

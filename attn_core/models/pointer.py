@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_number, check_share, check_sizes
+from attn_core.checks import check_flags, check_number, check_share, check_sizes
 from attn_core.data.vocabulary import BOS, EOS, PAD, UNKNOWN, Vocabulary
 from attn_core.models.copying import coverage_loss, pointer_mixture
 from attn_core.models.seq2seq import Encoder, Memory, attend
@@ -100,6 +100,7 @@ class PointerGenerator(nn.Module):
         super().__init__()
         check_sizes(embedding_dim=embedding_dim, hidden_dim=hidden_dim)
         check_share("dropout", dropout)
+        check_flags(use_coverage=use_coverage)
         self.vocabulary_size = len(vocabulary)
         self.embedding = nn.Embedding(len(vocabulary), embedding_dim, padding_idx=PAD)
         self.encoder = Encoder(embedding_dim, hidden_dim)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_share, check_sizes, check_tokens
+from attn_core.checks import check_flags, check_sequence, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
 from attn_core.models.block import Block, BlockCache, BlockOutput
@@ -36,10 +36,22 @@ class StackOutput(NamedTuple):
     memory_weights: list[Tensor]
 
 
+def tokens_seen(cache: list[BlockCache] | None) -> int:
+    """How many tokens a cache has seen, which is the position of the next one; 0 without one."""
+    if cache is None:
+        return 0
+    is_ours = isinstance(cache, list) and all(isinstance(entry, BlockCache) for entry in cache)
+    if not is_ours or not cache:
+        raise TypeError(f"cache must be what new_cache gave, got {cache!r}")
+    return cache[0].length
+
+
 class _Stack(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, final_norm: bool | None, **block: Any):
         super().__init__()
         check_sizes(dim=dim, heads=heads, layers=layers)
+        if final_norm is not None:
+            check_flags(final_norm=final_norm)
         blocks = [Block(dim, heads, **block) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         # Before the norm, such a stack is a sum of as many terms as it has layers.
@@ -58,6 +70,7 @@ class _Stack(nn.Module):
         masks = mask if isinstance(mask, Sequence) else [mask] * len(self.blocks)
         if len(masks) != len(self.blocks):
             raise ValueError(f"mask has {len(masks)} entries for {len(self.blocks)} blocks")
+        tokens_seen(cache)
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(f"cache has {len(cache)} entries for {len(self.blocks)} blocks")
         weights: list[Tensor] = []
@@ -343,11 +356,12 @@ class Transformer(nn.Module):
             ``(batch, T, target_size)``.
         """
         check_tokens("target", target, self.target_embedding.num_embeddings)
+        check_sequence("memory", memory, self.target_embedding.embedding_dim)
         if len(target) != len(memory):
             raise ValueError(
                 f"source and target must have as many rows, got {len(memory)} and {len(target)}"
             )
-        start = 0 if cache is None else cache[0].length
+        start = tokens_seen(cache)
         embedded = self._embed(target, self.target_embedding, start)
         states = self.decoder(embedded, memory, memory_mask=memory_mask, cache=cache)
         return F.linear(states, self.target_embedding.weight)

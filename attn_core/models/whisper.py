@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attn_core.checks import check_floating_point, check_sizes, check_tokens
 from attn_core.models.block import BlockCache
 from attn_core.models.spectrogram import log_mel
-from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
+from attn_core.models.transformer import TransformerDecoder, TransformerEncoder, tokens_seen
 from attn_core.models.weights import load_weights, read_ctranslate2
 from attn_core.positions import LearnedEncoding
 
@@ -143,8 +143,7 @@ class Whisper(nn.Module):
         Returns:
             ``(batch, T, vocab_size)``.
         """
-        start = 0 if cache is None else cache[0].length
-        states = self.decoder(self._embed(ids, start), memory, cache=cache)
+        states = self.decoder(self._embed(ids, tokens_seen(cache)), memory, cache=cache)
         return F.linear(states, self.embedding.weight)
 
     def forward(self, spectrogram: Tensor, ids: Tensor) -> Tensor:

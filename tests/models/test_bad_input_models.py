@@ -30,6 +30,7 @@ decoder = TransformerDecoder(8, 2, 2)
 transformer = Transformer(5, 6, 8, 2, 1)
 gpt = GPT(5, 8, 2, 1, max_len=4)
 bert = BERT(5, 8, 2, 1, max_len=4, pooler=False)
+pooling = BERT(5, 8, 2, 1, max_len=4, head=True)
 vit = ViT(4, 2, 1, 3, 8, 2, 1)
 whisper = Whisper(9, 8, 2, 1, max_frames=4, max_len=4)
 
@@ -77,6 +78,62 @@ BLOCK = {
     "block x list": (lambda: block([[1.0]]), TypeError, ["x", "list"]),
     "block memory width": (lambda: crossing(X, X[..., :4]), ValueError, ["memory", "(2, 3, 4)"]),
     "block mask of numbers": (lambda: block(X, mask=torch.ones(3, 3)), TypeError, ["mask", "bias"]),
+    "block eps": (lambda: Block(8, 2, eps="a"), TypeError, ["eps", "'a'"]),
+    "block eps below 0": (lambda: Block(8, 2, eps=-1.0), ValueError, ["eps", "-1.0"]),
+    "block cache": (lambda: block(X, cache=3), TypeError, ["cache", "new_cache", "int"]),
+    "block weights": (
+        lambda: block(X, return_weights="no"),
+        TypeError,
+        ["return_weights", "'no'"],
+    ),
+    "stack norm": (
+        lambda: TransformerEncoder(8, 2, 1, final_norm="no"),
+        TypeError,
+        ["final_norm", "'no'"],
+    ),
+    "stack cache": (lambda: gpt(IDS, cache=[3]), TypeError, ["cache", "[3]"]),
+    "stack cache of one": (
+        lambda: gpt.decoder(X, cache=block.new_cache()),
+        TypeError,
+        ["cache", "BlockCache"],
+    ),
+    "transformer cache": (
+        lambda: transformer.decode(IDS, X[:1], cache=3),
+        TypeError,
+        ["cache", "3"],
+    ),
+    "whisper cache": (lambda: whisper.decode(IDS, X[:1], cache=()), TypeError, ["cache", "()"]),
+    "transformer without memory": (
+        lambda: transformer.decode(IDS, None),
+        TypeError,
+        ["memory", "NoneType"],
+    ),
+    "transformer memory width": (
+        lambda: transformer.decode(IDS, X[..., :4]),
+        ValueError,
+        ["memory", "8", "(2, 3, 4)"],
+    ),
+    "bert flag": (lambda: BERT(5, 8, 2, 1, pooler="no"), TypeError, ["pooler", "'no'"]),
+    "bert eps": (lambda: BERT(5, 8, 2, 1, eps="a"), TypeError, ["eps", "'a'"]),
+    "bert pools a list": (lambda: pooling.pool([1]), TypeError, ["states", "list"]),
+    "bert pools a matrix": (lambda: pooling.pool(X[0]), ValueError, ["states", "(3, 8)"]),
+    "bert pools another width": (
+        lambda: pooling.pool(X[..., :4]),
+        ValueError,
+        ["states", "8", "(2, 3, 4)"],
+    ),
+    "bert guesses nothing": (lambda: pooling.guess(None), TypeError, ["states", "NoneType"]),
+    "weights for no model": (lambda: load_weights(3, {}), TypeError, ["model", "int"]),
+    "weights in a list": (
+        lambda: load_weights(nn.Linear(1, 1), [1]),
+        TypeError,
+        ["tensors", "list"],
+    ),
+    "weights of numbers": (
+        lambda: load_weights(nn.Linear(1, 1), {"weight": 1}),
+        TypeError,
+        ["weight", "int"],
+    ),
     "block cache option": (lambda: block.new_cache(room=3), TypeError, ["room"]),
 }
 STACKS = {

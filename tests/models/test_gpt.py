@@ -1,3 +1,6 @@
+import copy
+import io
+
 import pytest
 import torch
 from gradients import unreached
@@ -296,3 +299,15 @@ def test_it_learns_to_copy_what_came_before():
     assert (surprise[5:] < 0.1 * guessing).all()
     written = model.generate(test[:, :6], steps=6, temperature=0)
     assert (written == test).all(1).float().mean() > 0.95
+
+
+def test_a_copy_and_one_that_was_saved_look_at_what_the_model_looks_at():
+    model = make_model("windows")
+    copied = copy.deepcopy(model)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    for other in (copied, loaded):
+        assert torch.equal(other(texts()), model(texts()))
+        assert other.masks[1] is masks.causal()  # which the fused kernel knows
