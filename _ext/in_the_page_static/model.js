@@ -72,7 +72,7 @@
   const spoken = make("p", { className: "real-model-spoken", "aria-live": "polite" });
   const pictures = make("div", { className: "real-model-pictures" });
   const key = make("p", { className: "real-model-key" });
-  key.textContent = `First, rows are queries and columns keys. Then a line for each weight from ${LEAST} on.`;
+  key.textContent = `Map: rows are queries, columns keys. Lines: the weights of at least ${LEAST}; the wider, the larger.`;
   const results = make("div", { hidden: true }, likeness, which, tokensShown, hint, grid);
   results.append(title, make("p", {}, asked, " ", query), spoken, pictures, key);
   place.replaceChildren(form, status, results);

@@ -83,7 +83,9 @@ def test_the_weights_of_every_head_are_those_of_the_model_to_the_rounding(reader
 
 def test_what_is_seen_is_what_is_kept(reader: Page):
     panel = reader.locator(".real-model")
-    panel.get_by_role("radio", name="Layer 0, head 2", exact=True).click()
+    head = panel.get_by_role("radio", name="Layer 0, head 2", exact=True)
+    head.click()
+    expect(head).to_have_css("outline-width", "3px")
     boxes = panel.locator(".real-model-pictures rect[fill]")
     weights = shown_weights(reader)
     assert boxes.count() == weights.size
