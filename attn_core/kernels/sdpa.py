@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
-from attn_core.arguments import Arguments
+from attn_core.arguments import Arguments, is_any
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
 
@@ -142,7 +142,7 @@ def _additive_or_bool(
     if bias is None:
         assert table is not None
         empty = ~table.any(-1, keepdim=True)
-        return table | empty, empty
+        return (table | empty, empty) if is_any(empty) else (table, None)
     if table is not None:
         bias = bias.masked_fill(~table, -torch.inf)
     filled, empty = normalizers.without_empty_rows(bias, -1)
