@@ -41,7 +41,7 @@ class Arguments:
         dropout_p: share of weights dropped.
         q_offset: position of query 0 among the keys.
         without_heads: whether the caller gave plain matrices, so that the result is one too.
-        in_use: whether somebody knows already that each query and key has a pair.
+        in_use: whether each query and key has a pair; None if nobody has looked.
 
     Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
@@ -64,7 +64,7 @@ class Arguments:
     dropout_p: float
     q_offset: int | Tensor | None
     without_heads: bool
-    in_use: bool = False
+    in_use: bool | None = None
 
     @property
     def leading(self) -> torch.Size:
@@ -155,7 +155,7 @@ class Arguments:
         table = table.reshape((1,) * (3 - table.ndim) + table.shape)
         row_is_used = table.any(-1, keepdim=True)
         key_is_used = table.any(-2).unsqueeze(-1)
-        if _are_all(row_is_used, key_is_used) or self._is_harmless:
+        if self.in_use is None and (_are_all(row_is_used, key_is_used) or self._is_harmless):
             return self.query, self.key, self.value
         if self.group > 1 and key_is_used.shape[-3] > 1:
             key_is_used = key_is_used.unflatten(-3, (-1, self.group)).any(-3)

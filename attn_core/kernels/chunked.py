@@ -235,24 +235,25 @@ def _gradients(
         for step in walk.steps(rows, q):
             weights = _exp_(step.scores.sub_(log))
             kept = weights if step.kept is None else weights * step.kept
-            grad_value[:, step.block.keys].baddbmm_(kept.mT, grad_o)
+            walk.add(grad_value, step.block.keys, kept.mT, grad_o)
             grad_weights = grad_o @ step.value.mT
             if step.kept is not None:
                 grad_weights.mul_(step.kept)
             grad_scores = grad_weights.sub_(mean).mul_(weights)
             if grad_bias is not None:
-                part = grad_bias[window_of(bias, step.block)]
-                part += walk.unfold(grad_scores).sum_to_size(part.shape)
+                part = window_of(bias, step.block)
+                # Keys that lie apart are looked up, and a copy of them is not the sum.
+                grad_bias[part] += walk.unfold(grad_scores).sum_to_size(grad_bias[part].shape)
             elif isinstance(arguments.bias, Bias):
                 gradients = walk.through_bias(step, grad_scores)
                 grad_q += gradients[0]
-                grad_key[:, step.block.keys] += gradients[1]
+                walk.add(grad_key, step.block.keys, gradients[1])
                 for total, gradient in zip(grad_parameters, gradients[2:], strict=True):
                     total += gradient
             if step.slope is not None:
                 grad_scores.mul_(step.slope)
             grad_q.baddbmm_(grad_scores, step.key, alpha=arguments.scale)
-            grad_key[:, step.block.keys].baddbmm_(grad_scores.mT, step.query, alpha=arguments.scale)
+            walk.add(grad_key, step.block.keys, grad_scores.mT, step.query, arguments.scale)
         walk.write(grad_query, rows, grad_q)
         if sinks is not None:
             walk.write(grad_sinks, rows, -mean * (walk.rows_of(sinks, rows) - log).exp())
@@ -327,6 +328,23 @@ class _Walk:
     def write(self, x: Tensor, rows: slice, values: Tensor) -> None:
         """Put the result of some queries in its place."""
         x[:, :, rows] = values.unflatten(1, (self.arguments.group, -1))
+
+    def add(
+        self,
+        total: Tensor,
+        keys: slice | Tensor,
+        left: Tensor,
+        right: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """Add what these keys get, ``left`` or ``scale · left @ right``, to that of all keys."""
+        if isinstance(keys, slice):
+            if right is None:
+                total[:, keys] += left
+            else:
+                total[:, keys].baddbmm_(left, right, alpha=scale)
+        else:
+            total.index_add_(1, keys, left if right is None else left @ right, alpha=scale)
 
     def unfold_rows(self, x: Tensor) -> Tensor:
         """Undo :meth:`fold_rows`."""
