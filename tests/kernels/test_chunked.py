@@ -4,13 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from allocations import peak
 from small_blocks import small_blocks
 from torch.autograd import forward_ad
 
 from attn_core import attention, kernels, masks, positions
 from attn_core.arguments import check_arguments
 from attn_core.kernels.grid import Grid
-from attn_core.normalizers import softmax_with_sink
+from attn_core.normalizers import softmax, softmax_with_sink
 
 
 def normal(*shapes, seed=0, dtype=torch.float64):
@@ -65,8 +66,9 @@ def test_blocks_of_nothing_before_and_after_the_keys_that_may_be_attended():
         {"mask": masks.causal(), "softcap": 1.5},
         {"mask": masks.window(2, 1) & masks.padding([7, 4])},
         {"normalizer": partial(softmax_with_sink, sink=0.4), "softcap": 2.0},
+        {"normalizer": partial(softmax, temperature=0.3), "bias": positions.ALiBi(2).double()},
     ],
-    ids=["ALiBi", "softcap", "padding", "sink"],
+    ids=["ALiBi", "softcap", "padding", "sink", "temperature"],
 )
 def test_gradients_are_right(options, kv_heads):
     inputs = [
@@ -185,3 +187,30 @@ def test_gathered_keys_get_their_gradients(mask, offset):
             results.append([output, *torch.autograd.grad(output.square().sum(), learned)])
         for expected, seen in zip(*results, strict=True):
             torch.testing.assert_close(seen, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 3.0, 1e-30])
+def test_a_temperature_is_that_of_softmax(temperature):
+    query, key, value, bias = normal((2, 9, 4), (1, 11, 4), (1, 11, 3), (9, 11))
+    options = {
+        "mask": normal((9, 11), seed=2)[0] > 0,
+        "bias": bias,
+        "normalizer": partial(softmax, temperature=temperature),
+    }
+    seen = attention(query, key, value, **options)
+    with kernels.use("explicit"):
+        expected = attention(query, key, value, **options)
+    torch.testing.assert_close(seen, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_temperature_holds_no_weights():
+    x = torch.ones(1, 1, 400, 2)
+    with small_blocks(100, 100):
+        holds = peak(lambda: attention(x, x, x, normalizer=partial(softmax, temperature=2.0)))
+    assert holds < 4 * 400 * 400 / 2
+
+
+def test_a_wrong_temperature_is_named():
+    x = torch.ones(1, 3, 2)
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        attention(x, x, x, normalizer=partial(softmax, temperature=0))

@@ -65,6 +65,7 @@ SINK = partial(normalizers.softmax_with_sink, sink=0.3)
         ({"bias": torch.zeros(1000, 1000)}, "sdpa", []),
         ({"softcap": 2.0}, "chunked", []),
         ({"normalizer": SINK}, "chunked", []),
+        ({"normalizer": partial(normalizers.softmax, temperature=2.0)}, "chunked", []),
         ({"mask": masks.window(800, 0), "softcap": 2.0}, "chunked", ["banded"]),
         ({"normalizer": normalizers.sparsemax}, "explicit", []),
         ({"score": scores.cosine}, "explicit", []),
