@@ -98,7 +98,9 @@ def reluctance(arguments: Arguments) -> str | None:
     assert isinstance(arguments.mask, Mask)
     left, right, first = arguments.mask.reach
     widest = first + (left or 0) + 1 + (right or 0)
-    if arguments.k_len < max(_FEW_KEYS, 2 * widest):
+    # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
+    times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
+    if arguments.k_len < max(_FEW_KEYS, times * widest):
         return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
 
