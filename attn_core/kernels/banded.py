@@ -88,6 +88,8 @@ def refusal(arguments: Arguments) -> str | None:
         return "normalizer may depend on more than one row of scores"
     if isinstance(bias, Tensor) and 1 not in bias.shape[-2:]:
         return "bias is a tensor with a number for every pair"
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     if 0 in (*arguments.leading, arguments.q_len):
         return "there are no queries"
     return None

@@ -40,6 +40,9 @@ def refusal(arguments: Arguments) -> str | None:
         return "score is not the dot product"
     if not _is_softmax(arguments.normalizer):
         return "normalizer is neither softmax nor softmax_with_sink"
+    bias = arguments.bias
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     sink = _sink(arguments.normalizer)
     if isinstance(sink, Tensor):
         rows = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, 1)
