@@ -14,6 +14,12 @@ from attn_core import kernels
 from attn_core.attend import watcher, watchers
 from attn_core.checks import check_sizes
 
+_WHAT_IS_SEEN = (
+    "seen are layers of attn_core, calls of attn_core.attention and torch.nn.MultiheadAttention. "
+    "torch.nn.functional.scaled_dot_product_attention and FlexAttention keep no weights: a model "
+    "that calls them has none to record: call attn_core.attention in their place"
+)
+
 
 @contextmanager
 def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[str, list[Tensor]]]:
@@ -61,7 +67,7 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
     layers = _attention_layers(model)
     others = _other_parts(model, layers)
     if not layers and not others:
-        raise ValueError(f"model {type(model).__name__} has no attention layer")
+        raise ValueError(f"model {type(model).__name__} has no attention layer: {_WHAT_IS_SEEN}")
     theirs = [name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
     if with_gradients and theirs:
         raise TypeError(
@@ -93,7 +99,9 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
                 )
         yield recorded
     if not recorded:
-        raise ValueError(f"model {type(model).__name__} has no attention layer that ran")
+        raise ValueError(
+            f"model {type(model).__name__} has no attention layer that ran: {_WHAT_IS_SEEN}"
+        )
 
 
 @contextmanager

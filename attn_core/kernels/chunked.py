@@ -27,6 +27,7 @@ from attn_core.arguments import Arguments, Normalizer
 from attn_core.autocast import autocast_as, autocast_dtype, without_autocast
 from attn_core.checks import broadcasts_to
 from attn_core.kernels.grid import Block, Grid, window_of
+from attn_core.normalizers.rows import check_temperature
 from attn_core.positions.bias import Bias
 
 _FEW_SCORES = 2**20
@@ -39,6 +40,9 @@ def refusal(arguments: Arguments) -> str | None:
         return "score is not the dot product"
     if not _is_softmax(arguments.normalizer):
         return "normalizer is neither softmax nor softmax_with_sink"
+    bias = arguments.bias
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     sink = _sink(arguments.normalizer)
     if isinstance(sink, Tensor):
         rows = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, 1)
@@ -190,6 +194,7 @@ class _Gradients(_BlockByBlock):
 
 
 def _output_and_log_sum(walk: "_Walk", sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    temperature = walk.temperature
     output, log_sum = walk.new_rows(walk.value.shape[-1], walk.query.dtype), walk.new_rows(1)
     sinks = None if sink is None else walk.fold_rows(sink)
     for rows in walk.grid.row_blocks():
@@ -203,15 +208,16 @@ def _output_and_log_sum(walk: "_Walk", sink: Tensor | None) -> tuple[Tensor, Ten
             higher = torch.maximum(highest, step.scores.amax(-1, keepdim=True))
             # As long as nothing was allowed all are −inf, and their difference would be NaN.
             reference = higher.masked_fill(higher.isneginf(), 0.0)
-            powers = _exp_(step.scores.sub_(reference))
-            shrink = highest.sub(reference).exp_()
+            powers = _exp_(step.scores.sub_(reference), temperature)
+            shrink = highest.sub(reference).div_(temperature).exp_()
             total = total.mul_(shrink).add_(powers.sum(-1, keepdim=True))
             kept = powers if step.kept is None else powers.mul_(step.kept)
             summed = summed.mul_(shrink).baddbmm_(kept, step.value)
             highest = higher
         total = total.masked_fill_(total == 0, 1.0)  # a query that may attend nothing
         walk.write(output, rows, summed.div_(total))
-        walk.write(log_sum, rows, highest.masked_fill(highest.isneginf(), 0.0).add_(total.log()))
+        highest = highest.masked_fill(highest.isneginf(), 0.0)
+        walk.write(log_sum, rows, highest.add_(total.log(), alpha=temperature))
     return walk.unfold_rows(output), walk.unfold_rows(log_sum)
 
 
@@ -219,7 +225,7 @@ def _gradients(
     walk: "_Walk", inputs: Sequence[Any], output: Tensor, log_sum: Tensor, grad_output: Tensor
 ) -> tuple[Tensor, ...]:
     query, key, value, sink, bias, _, _, *parameters = inputs
-    arguments = walk.arguments
+    arguments, temperature = walk.arguments, walk.temperature
     output, log_sum, grad_output = (walk.fold_rows(x) for x in (output, log_sum, grad_output))
     grad_query, grad_sinks = walk.new_rows(query.shape[-1]), walk.new_rows(1)
     grad_key, grad_value = (x.new_zeros(x.shape, dtype=walk.dtype) for x in (walk.key, walk.value))
@@ -233,26 +239,29 @@ def _gradients(
         mean = (o * grad_o).sum(-1, keepdim=True)
         grad_q = torch.zeros_like(q)
         for step in walk.steps(rows, q):
-            weights = _exp_(step.scores.sub_(log))
+            weights = _exp_(step.scores.sub_(log), temperature)
             kept = weights if step.kept is None else weights * step.kept
-            grad_value[:, step.block.keys].baddbmm_(kept.mT, grad_o)
+            walk.add(grad_value, step.block.keys, kept.mT, grad_o)
             grad_weights = grad_o @ step.value.mT
             if step.kept is not None:
                 grad_weights.mul_(step.kept)
             grad_scores = grad_weights.sub_(mean).mul_(weights)
+            if temperature != 1:
+                grad_scores.div_(temperature)
             if grad_bias is not None:
-                part = grad_bias[window_of(bias, step.block)]
-                part += walk.unfold(grad_scores).sum_to_size(part.shape)
+                part = window_of(bias, step.block)
+                # Keys that lie apart are looked up, and a copy of them is not the sum.
+                grad_bias[part] += walk.unfold(grad_scores).sum_to_size(grad_bias[part].shape)
             elif isinstance(arguments.bias, Bias):
                 gradients = walk.through_bias(step, grad_scores)
                 grad_q += gradients[0]
-                grad_key[:, step.block.keys] += gradients[1]
+                walk.add(grad_key, step.block.keys, gradients[1])
                 for total, gradient in zip(grad_parameters, gradients[2:], strict=True):
                     total += gradient
             if step.slope is not None:
                 grad_scores.mul_(step.slope)
             grad_q.baddbmm_(grad_scores, step.key, alpha=arguments.scale)
-            grad_key[:, step.block.keys].baddbmm_(grad_scores.mT, step.query, alpha=arguments.scale)
+            walk.add(grad_key, step.block.keys, grad_scores.mT, step.query, arguments.scale)
         walk.write(grad_query, rows, grad_q)
         if sinks is not None:
             walk.write(grad_sinks, rows, -mean * (walk.rows_of(sinks, rows) - log).exp())
@@ -298,6 +307,7 @@ class _Walk:
         query, key, value = arguments.query, arguments.key, arguments.value
         self.arguments, self.parameters, self.autocast = arguments, parameters, autocast
         self.grid = Grid(arguments)
+        self.temperature = _temperature(arguments.normalizer)
         self.leading = arguments.leading
         self.heads, self.kv_heads = query.shape[-3], key.shape[-3]
         self.batch = self.leading.numel() * self.kv_heads
@@ -327,6 +337,23 @@ class _Walk:
     def write(self, x: Tensor, rows: slice, values: Tensor) -> None:
         """Put the result of some queries in its place."""
         x[:, :, rows] = values.unflatten(1, (self.arguments.group, -1))
+
+    def add(
+        self,
+        total: Tensor,
+        keys: slice | Tensor,
+        left: Tensor,
+        right: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """Add what these keys get, ``left`` or ``scale · left @ right``, to that of all keys."""
+        if isinstance(keys, slice):
+            if right is None:
+                total[:, keys] += left
+            else:
+                total[:, keys].baddbmm_(left, right, alpha=scale)
+        else:
+            total.index_add_(1, keys, left if right is None else left @ right, alpha=scale)
 
     def unfold_rows(self, x: Tensor) -> Tensor:
         """Undo :meth:`fold_rows`."""
@@ -416,21 +443,39 @@ class _Walk:
         return (numbers >= share).to(self.dtype).div_(1 - share)
 
 
-def _exp_(x: Tensor) -> Tensor:
-    """The exponential, in place: that of the CPU takes ten times as long where it underflows."""
+def _exp_(x: Tensor, temperature: float) -> Tensor:
+    """The exponential of x / temperature, in place.
+
+    That of the CPU takes ten times as long where it underflows; a power of 2 does not.
+    """
+    if temperature != 1:
+        x.div_(temperature)
     return x.mul_(_LOG2_E).exp2_()
 
 
 def _is_softmax(normalizer: Normalizer | None) -> bool:
     if isinstance(normalizer, partial):
-        known = normalizer.func is normalizers.softmax_with_sink and not normalizer.args
-        return known and set(normalizer.keywords) <= {"sink"}
+        option: dict[Any, str] = {
+            normalizers.softmax: "temperature",
+            normalizers.softmax_with_sink: "sink",
+        }
+        is_known = normalizer.func in option and not normalizer.args
+        return is_known and set(normalizer.keywords) <= {option[normalizer.func]}
     return normalizer in (None, normalizers.softmax, normalizers.softmax_with_sink)
+
+
+def _temperature(normalizer: Normalizer | None) -> float:
+    """What the scores are divided by in the end."""
+    if isinstance(normalizer, partial):
+        temperature: float = normalizer.keywords.get("temperature", 1.0)
+        check_temperature(temperature)
+        return temperature
+    return 1.0
 
 
 def _sink(normalizer: Normalizer | None) -> float | Tensor | None:
     """The score of the key without a value, None if there is none."""
-    if isinstance(normalizer, partial):
+    if isinstance(normalizer, partial) and normalizer.func is normalizers.softmax_with_sink:
         sink: float | Tensor = normalizer.keywords.get("sink", 0.0)
         return sink
     return 0.0 if normalizer is normalizers.softmax_with_sink else None

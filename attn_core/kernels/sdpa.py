@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
-from attn_core.arguments import Arguments
+from attn_core.arguments import Arguments, is_any
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
 
 _LARGE_BIAS, _LARGE_MASK = 2**20, 2**26
+# From here on it takes longer to compute what the table hides than to go through it in blocks.
+LARGE_MASK_ON_CPU = 2**23
 _ONLY_ONCE = (
     "PyTorch's fused kernel has no {}; the explicit kernel has: "
     'with attn_core.kernels.use("explicit")'
@@ -44,10 +46,13 @@ def reluctance(arguments: Arguments) -> str | None:
         numbers = pairs * (arguments.bias.heads or 1)
         if numbers > _LARGE_BIAS:
             return f"bias {arguments.bias.name} would be a table of {numbers} numbers"
-    if isinstance(arguments.mask, Mask) and not arguments.is_causal_from_first_key:
-        numbers = pairs * (arguments.mask.batch or 1) * (arguments.mask.heads or 1)
-        if numbers > _LARGE_MASK:
-            return f"mask {arguments.mask.name} would be a table of {numbers} pairs"
+    mask = arguments.mask
+    if isinstance(mask, Mask) and not arguments.is_causal_from_first_key:
+        is_one_row = not mask.uses_positions and mask.q_len is None
+        numbers = pairs * (mask.batch or 1) * (mask.heads or 1)
+        on_cpu = arguments.query.device.type == "cpu"
+        if not is_one_row and (numbers > _LARGE_MASK or (on_cpu and pairs > LARGE_MASK_ON_CPU)):
+            return f"mask {mask.name} would be a table of {numbers} pairs"
     return None
 
 
@@ -142,7 +147,7 @@ def _additive_or_bool(
     if bias is None:
         assert table is not None
         empty = ~table.any(-1, keepdim=True)
-        return table | empty, empty
+        return (table | empty, empty) if is_any(empty) else (table, None)
     if table is not None:
         bias = bias.masked_fill(~table, -torch.inf)
     filled, empty = normalizers.without_empty_rows(bias, -1)
