@@ -69,8 +69,9 @@ class Reach(NamedTuple):
 
 
 def smaller(one: int | None, other: int | None) -> int | None:
-    known = [x for x in (one, other) if x is not None]
-    return min(known) if known else None
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def larger(one: int | None, other: int | None) -> int | None:
