@@ -19,16 +19,18 @@ and runs on :func:`attn_core.attention`: :func:`attn_core.interpret.record` read
     {'model.layers.0.self_attn': [torch.Size([1, 4, 5, 5])],
      'model.layers.1.self_attn': [torch.Size([1, 4, 5, 5])]}
 
-It replaces the function that a layer calls, so it reaches the models of ``transformers`` whose
-layers call one: nearly all decoders, and most encoders of images, sound and text. Those that have
-attention written into the layer (in version 4.57 BERT and its closest relatives, T5 and BLOOM among
-them) ignore it or refuse it by a ``KeyError``; :mod:`attn_core.models` has a BERT that loads their
-weights.
+It reaches the models whose layers ask ``transformers`` for their attention function. In version
+4.57 these are the decoders of the last years (Llama, Mistral, Qwen, Gemma, gpt-oss and many more),
+GPT-2, GPT-NeoX and OPT, BART and Whisper, and many encoders of images and sound. The others have
+attention written into the layer: BERT and its relatives refuse the name by a ``KeyError``, T5 and
+BLOOM go on as before, and :func:`~attn_core.interpret.record` then finds no layer that ran.
+:mod:`attn_core.models` has a BERT that loads trained weights.
 
 A query that may attend nothing, as in the padding on the left, gives 0 here, and the mean of all
 values, padding too, with ``attn_implementation="eager"``. No real token sees the difference.
 """
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -40,13 +42,14 @@ from attn_core import masks
 from attn_core.attend import attention
 from attn_core.normalizers import softmax_with_sink
 
+_NEEDS = 'attn_core.hugging_face needs transformers 4.57: pip install "attn-core[hugging_face]"'
 try:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import causal_mask_function, sdpa_mask
 except ImportError as error:
-    raise ImportError(
-        'attn_core.hugging_face needs transformers 4.57: pip install "attn-core[hugging_face]"'
-    ) from error
+    raise ImportError(_NEEDS) from error
+if "cache_position" not in inspect.signature(sdpa_mask).parameters:
+    raise ImportError(_NEEDS)  # version 5 calls mask functions with other arguments
 
 __all__ = ["attend", "hide"]
 

@@ -393,8 +393,26 @@ def test_what_a_layer_does_not_hand_on_is_refused():
         on(build("ViT"), "attn_core")(pixel_values=IMAGES, head_mask=torch.ones(2, 4))
 
 
-def test_a_missing_transformers_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+@pytest.mark.parametrize("version", ["none", "a newer one"])
+def test_a_transformers_that_does_not_serve_is_named(monkeypatch, version):
+    if version == "none":
+        monkeypatch.setitem(sys.modules, "transformers", None)
+    else:
+        monkeypatch.setattr(masking_utils, "sdpa_mask", lambda q_length, q_offset: None)
     monkeypatch.delitem(sys.modules, "attn_core.hugging_face")
-    with pytest.raises(ImportError, match=r'pip install "attn-core\[hugging_face\]"'):
+    with pytest.raises(ImportError, match=r'4\.57: pip install "attn-core\[hugging_face\]"'):
         importlib.import_module("attn_core.hugging_face")
+
+
+@pytest.mark.parametrize("name", ["Bert", "T5"])
+def test_a_layer_with_attention_of_its_own_is_not_reached(name):
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=20, num_hidden_layers=1, num_layers=1, hidden_size=12, d_model=12, d_ff=8
+    )
+    if name == "Bert":
+        with pytest.raises(KeyError, match="attn_core"):
+            transformers.AutoModel.from_config(config, attn_implementation="attn_core")
+        return
+    model = transformers.T5EncoderModel._from_config(config, attn_implementation="attn_core")
+    with pytest.raises(ValueError, match="no attention layer that ran"), record(model):
+        model(TOKENS.clamp(max=19))
