@@ -182,7 +182,7 @@ def _gives_weights(part: nn.Module) -> bool:
 
 
 def _naming(forward: Callable[..., Any], name: str, running: list[str]) -> Callable[..., Any]:
-    @wraps(forward)
+    @wraps(forward)  # generate() of transformers reads what forward takes
     def named_forward(*inputs: Any, **options: Any) -> Any:
         running.append(name)
         try:

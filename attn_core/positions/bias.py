@@ -165,7 +165,7 @@ class _Sum(Bias):
     @property
     def name(self) -> str:
         tables = [f"a tensor {tuple(table.shape)}" for table in self.tables]
-        return " + ".join([*(bias.name for bias in self.biases), *tables])  # type: ignore[misc]
+        return " + ".join([*(str(bias.name) for bias in self.biases), *tables])
 
 
 def _sum(*terms: object) -> Bias:
