@@ -15,6 +15,7 @@ from attn_core.checks import (
     check_number,
     check_q_offset,
     check_share,
+    is_tracing,
 )
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
@@ -358,7 +359,8 @@ def is_in_use(table: Tensor) -> bool:
 
 def _are_all(*tables: Tensor) -> bool:
     """Whether all is True; not where the answer would have to be waited for, or traced."""
-    looks = tables[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    is_recorded = torch.compiler.is_compiling() or is_tracing()
+    looks = tables[0].device.type == "cpu" and not is_recorded
     return looks and all(bool(table.all()) for table in tables)
 
 
