@@ -39,7 +39,7 @@ def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r}")
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:  # torch.compile with dynamic=True knows no isfinite
         raise ValueError(f"{name} must be finite, got {number}")
 
 

@@ -73,7 +73,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         dropout_p=arguments.dropout_p,
         is_causal=is_causal,
         scale=arguments.scale,
-        enable_gqa=bool(group > 1),
+        enable_gqa=True if group > 1 else False,  # noqa: SIM210 - it may be a symbol
     ).reshape(*arguments.leading, *heads, value.shape[-1])
     return (output if empty is None else output.masked_fill(empty, 0.0)), None
 

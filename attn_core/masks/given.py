@@ -38,13 +38,16 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
     lengths = _integers("lengths", lengths)
     if lengths.ndim != 1 or len(lengths) == 0:
         raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
-    if lengths.min() < 0:
-        raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
+    name, longest = "padding", 0
+    if not torch.compiler.is_compiling():  # where nobody can look at the numbers
+        if lengths.min() < 0:
+            raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
+        name, longest = f"padding({_short(lengths.tolist())})", int(lengths.max())
     return Mask(
         partial(_is_real, lengths),
-        f"padding({_short(lengths.tolist())})",
+        name,
         batch=len(lengths),
-        min_keys=int(lengths.max()),
+        min_keys=longest,
         device=device,
     )
 

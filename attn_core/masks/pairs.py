@@ -69,7 +69,9 @@ class Reach(NamedTuple):
 
 
 def smaller(one: int | None, other: int | None) -> int | None:
-    return min((x for x in (one, other) if x is not None), default=None)
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def larger(one: int | None, other: int | None) -> int | None:
