@@ -346,9 +346,11 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {arguments.query.device}")
     full = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, arguments.k_len)
     if not broadcasts_to(tensor.shape, full):
+        is_padding = name == "mask" and tensor.shape == (*full[:-3][-1:], full[-1])
+        hint = "; a table (batch, keys) of padding is masks.padding(mask)" if is_padding else ""
         raise ValueError(
             f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
-            f"got {name} {tuple(tensor.shape)}"
+            f"got {name} {tuple(tensor.shape)}{hint}"
         )
 
 
