@@ -18,16 +18,31 @@ def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Refuse a size that is no integer, or below the least."""
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
+            if _is_recorded_length(size):
+                continue
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit.trace records: what is decided here from a length holds for any length."""
+    return not torch.compiler.is_compiling() and torch.jit.is_tracing()
+
+
+def _is_recorded_length(size: object) -> bool:
+    """Whether it stands for a length while torch.export or torch.jit.trace records."""
+    if isinstance(size, Tensor):
+        return is_tracing() and size.ndim == 0 and size.dtype == torch.int64
+    return isinstance(size, torch.SymInt)
 
 
 def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r}")
-    if not math.isfinite(number):
+    # torch.compile with dynamic=True knows no isfinite.
+    if not -math.inf < number < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} must be finite, got {number}")
 
 
@@ -193,5 +208,5 @@ def check_q_offset(q_offset: object) -> None:
                 "q_offset must be an int or one integer per batch entry, got shape "
                 f"{tuple(q_offset.shape)}"
             )
-    elif not isinstance(q_offset, int) or isinstance(q_offset, bool):
+    elif isinstance(q_offset, bool) or not isinstance(q_offset, int | torch.SymInt):
         raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")

@@ -25,7 +25,7 @@ from torch import Tensor
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
 from attn_core.autocast import autocast_as, autocast_dtype, without_autocast
-from attn_core.checks import broadcasts_to
+from attn_core.checks import broadcasts_to, is_tracing
 from attn_core.kernels.grid import Block, Grid, window_of
 from attn_core.normalizers.rows import check_temperature
 from attn_core.positions.bias import Bias
@@ -36,6 +36,8 @@ _LOG2_E = math.log2(math.e)
 
 def refusal(arguments: Arguments) -> str | None:
     """Say why this kernel cannot do the job, or None if it can."""
+    if is_tracing():
+        return "torch.jit.trace would write down the blocks of this very length"
     if arguments.score is not None:
         return "score is not the dot product"
     if not _is_softmax(arguments.normalizer):

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, is_any
+from attn_core.checks import is_tracing
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
 
@@ -39,7 +40,7 @@ def refusal(arguments: Arguments) -> str | None:
 
 def reluctance(arguments: Arguments) -> str | None:
     """Say why another kernel is better, though this one can do the job, or None if none is."""
-    if torch.compiler.is_compiling():  # see chunked
+    if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
     if isinstance(arguments.bias, Bias):
@@ -84,7 +85,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
             dropout_p=arguments.dropout_p,
             is_causal=is_causal,
             scale=arguments.scale,
-            enable_gqa=group > 1,
+            enable_gqa=True if group > 1 else False,  # noqa: SIM210 - it may be a symbol
         )
     except NotImplementedError as error:
         if "forward AD" not in str(error):

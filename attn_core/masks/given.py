@@ -11,20 +11,23 @@ from attn_core.masks.mask import Mask
 from attn_core.masks.pairs import Indices, Reach
 
 
-def padding(lengths: Sequence[int] | Tensor) -> Mask:
-    r"""Let queries attend the first keys of each batch entry only; the rest is padding.
+def padding(lengths: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
+    r"""Let queries attend the real keys of each batch entry only; the rest is padding.
 
-    .. math:: j < \text{lengths}_b
+    .. math:: j < \text{lengths}_b \qquad\text{or}\qquad \text{lengths}_{b, j} = 1
 
     Args:
-        lengths: number of real keys in each batch entry, ``(batch,)`` integers.
+        lengths: how many keys of each batch entry are real, the first ones, ``(batch,)`` integers;
+            or which of them are, ``(batch, S)`` bool or 0 and 1, as tokenizers give it as
+            ``attention_mask``. Then padding may stand on the left, or anywhere.
 
     Returns:
-        A mask that tells batch entries apart.
+        A mask that tells batch entries apart; in the second form it is for exactly S keys.
 
     Raises:
-        TypeError: if ``lengths`` are no integers.
-        ValueError: if ``lengths`` is not one-dimensional, is empty, or has a negative entry.
+        TypeError: if ``lengths`` are neither integers nor a bool table.
+        ValueError: if ``lengths`` has no or more than two dimensions, is empty, has a negative
+            length, or a table has numbers other than 0 and 1.
 
     Source: D0's ``Attention`` has no such mask, so padding receives weight.
 
@@ -33,24 +36,66 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
         tensor([[[ True, False, False]],
         <BLANKLINE>
                 [[ True,  True, False]]])
+        >>> padding([[0, 0, 1], [0, 1, 1]]).dense(1, 3)[:, 0]
+        tensor([[[False, False,  True]],
+        <BLANKLINE>
+                [[False,  True,  True]]])
     """
     device = lengths.device if isinstance(lengths, Tensor) else None
-    lengths = _integers("lengths", lengths)
-    if lengths.ndim != 1 or len(lengths) == 0:
-        raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
-    if lengths.min() < 0:
-        raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
+    known = _lengths_or_table(lengths)
+    if known.ndim == 2:
+        batch, k_len = known.shape
+        return Mask(
+            partial(_is_marked, known),
+            f"padding({batch}×{k_len})",
+            batch=batch,
+            k_len=k_len,
+            device=device,
+        )
+    name, longest = "padding", 0
+    if not torch.compiler.is_compiling():  # where nobody can look at the numbers
+        if known.min() < 0:
+            raise ValueError(f"lengths must be 0 or more, got {known.tolist()}")
+        name, longest = f"padding({_short(known.tolist())})", int(known.max())
     return Mask(
-        partial(_is_real, lengths),
-        f"padding({_short(lengths.tolist())})",
-        batch=len(lengths),
-        min_keys=int(lengths.max()),
+        partial(_is_real, known),
+        name,
+        batch=len(known),
+        min_keys=longest,
         device=device,
     )
 
 
+def _lengths_or_table(lengths: object) -> Tensor:
+    """Lengths as integers ``(batch,)``, or a bool table ``(batch, S)``."""
+    try:
+        known = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        known = torch.empty(0)
+    if known.dtype != torch.bool or known.ndim != 2:
+        known = _integers("lengths", lengths)
+    if known.ndim not in (1, 2) or known.numel() == 0:
+        raise ValueError(
+            "lengths must be one integer per batch entry, or a table (batch, keys) of which keys "
+            f"are real, got {known.tolist()}"
+        )
+    if known.ndim == 1 or known.dtype == torch.bool:
+        return known
+    marked = known == 1
+    if not torch.compiler.is_compiling() and not (marked | (known == 0)).all():
+        raise ValueError(
+            "lengths must be bool or 0 and 1 where it is a table (batch, keys), got numbers from "
+            f"{known.min()} to {known.max()}"
+        )
+    return marked
+
+
 def _is_real(lengths: Tensor, at: Indices) -> Tensor:
     return at.key < lengths.to(at.key.device)[at.batch]
+
+
+def _is_marked(real: Tensor, at: Indices) -> Tensor:
+    return real.to(at.key.device)[at.batch, at.key]
 
 
 def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:

@@ -78,7 +78,7 @@ class Mask:
         device: torch.device | None = None,
     ) -> None:
         self.predicate = predicate
-        self.name = name
+        self._name = name
         self.uses_positions = uses_positions
         self.batch = batch
         self.heads = heads
@@ -90,6 +90,19 @@ class Mask:
         self.own_key = own_key
         self.by_distance = by_distance
         self.device = device
+
+    @property
+    def name(self) -> str:
+        """How the mask prints.
+
+        While PyTorch compiles all have one name: for another it would have to compile anew.
+        """
+        return "(compiled)" if torch.compiler.is_compiling() else self._name
+
+    @property
+    def _least_keys(self) -> int:
+        """The least number of keys, where it can be read without compiling anew for another."""
+        return 0 if torch.compiler.is_compiling() else self.min_keys
 
     def dense(
         self,
@@ -239,7 +252,7 @@ class Mask:
         for name, seen, fits in (("queries", q_len, self.q_len), ("keys", k_len, self.k_len)):
             if fits is not None and seen != fits:
                 raise ValueError(f"mask {self.name} is made for {fits} {name}, got {seen}")
-        if k_len < self.min_keys:
+        if k_len < self._least_keys:
             raise ValueError(f"mask {self.name} needs at least {self.min_keys} keys, got {k_len}")
         if self.max_keys is not None and k_len > self.max_keys:
             raise ValueError(f"mask {self.name} has at most {self.max_keys} keys, got {k_len}")
@@ -289,7 +302,7 @@ class Mask:
             f"{self._grouped_name()} {symbol} {other._grouped_name()}",
         )
         combined.uses_positions = self.uses_positions or other.uses_positions
-        combined.min_keys = max(self.min_keys, other.min_keys)
+        combined.min_keys = max(self._least_keys, other._least_keys)
         combined.max_keys = smaller(self.max_keys, other.max_keys)
         combined.reach = both(self.reach, other.reach)
         combined.own_key = both(self.own_key, other.own_key)
@@ -314,7 +327,7 @@ class Mask:
             heads=self.heads,
             q_len=self.q_len,
             k_len=self.k_len,
-            min_keys=self.min_keys,
+            min_keys=self._least_keys,
             max_keys=self.max_keys,
             reach=self.reach,
             own_key=self.own_key,

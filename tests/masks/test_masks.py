@@ -3,13 +3,15 @@
 import re
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from drawn_calls import drawn_offsets, drawn_sizes, masks_with_rules, table_of_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import assert_refuses
 
-from attn_core import attention, masks
+from attn_core import attention, masks, reference
 
 
 @st.composite
@@ -120,6 +122,32 @@ def test_padding_keys_are_those_after_the_length_of_their_batch_entry():
 def test_lengths_may_be_any_integers(lengths):
     expected = torch.tensor([[[[True, True, False]]], [[[True, True, True]]]])
     assert torch.equal(masks.padding(lengths).dense(1, 3), expected)
+
+
+@pytest.mark.parametrize("as_given", [lambda t: t, lambda t: t.long(), lambda t: t.tolist()])
+def test_padding_may_stand_anywhere(as_given):
+    """A tokenizer's ``attention_mask`` says which keys are real, on the left too."""
+    real = torch.tensor([[False, False, True, True], [True, True, True, False]])
+    mask = masks.padding(as_given(real))
+    assert torch.equal(mask.dense(3, 4), real[:, None, None].expand(2, 1, 3, 4))
+    twin = reference.padding(np.asarray(as_given(real)), 4)
+    np.testing.assert_array_equal(mask.dense(1, 4), twin)
+    at_end = (mask & masks.causal()).dense(1, 4, 3)
+    assert torch.equal(at_end, real[:, None, None])
+    assert repr(mask) == "padding(2×4)"
+
+
+def test_a_table_of_padding_is_no_table_of_queries_and_keys():
+    """Where the numbers do not agree it is refused, and where they do it is (queries, keys)."""
+    real = torch.tensor([[False, True, True], [True, True, False]])
+    x, y = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
+    says = ["mask (2, 3)", "masks.padding(mask)"]
+    assert_refuses(lambda: attention(x, x, x, mask=real), ValueError, says)
+    by_query = attention(y, x, x, mask=real)
+    torch.testing.assert_close(by_query, attention(y, x, x, mask=masks.dense(real)))
+    by_entry = attention(y, x, x, mask=masks.padding(real))
+    torch.testing.assert_close(by_entry, attention(y, x, x, mask=real[:, None, None]))
+    assert not torch.allclose(by_query, by_entry)
 
 
 def test_a_dense_mask_belongs_to_the_rows_of_the_call_whatever_the_offset():
