@@ -27,7 +27,8 @@ def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r}")
-    if not math.isfinite(number):
+    # torch.compile traces comparisons, and not math.isfinite.
+    if not -math.inf < number < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} must be finite, got {number}")
 
 

@@ -27,10 +27,10 @@ from attn_core.arguments import Arguments, Normalizer
 from attn_core.autocast import autocast_as, autocast_dtype, without_autocast
 from attn_core.checks import broadcasts_to
 from attn_core.kernels.grid import Block, Grid, window_of
+from attn_core.kernels.sdpa import FEW_SCORES
 from attn_core.normalizers.rows import check_temperature
 from attn_core.positions.bias import Bias
 
-_FEW_SCORES = 2**20
 _LOG2_E = math.log2(math.e)
 
 
@@ -55,7 +55,7 @@ def reluctance(arguments: Arguments) -> str | None:
         return "torch.compile would write its loop out, block after block"
     heads = arguments.leading.numel() * arguments.query.shape[-3]
     scores = heads * arguments.q_len * arguments.k_len
-    return f"{scores} scores are few enough to hold" if scores < _FEW_SCORES else None
+    return f"{scores} scores are few enough to hold" if scores < FEW_SCORES else None
 
 
 def run(arguments: Arguments) -> tuple[Tensor, None]:
