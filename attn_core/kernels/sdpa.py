@@ -111,10 +111,10 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
             scale=arguments.scale,
             **flags,
         )
-    except NotImplementedError as error:
+    except RuntimeError as error:
         if "forward AD" not in str(error):
             raise
-        raise NotImplementedError(_ONLY_ONCE.format("forward mode differentiation")) from error
+        raise RuntimeError(_ONLY_ONCE.format("forward mode differentiation")) from error
     if output.requires_grad and not torch.compiler.is_compiling():
         _refuse_second_derivatives(output)
     output = output.reshape(*arguments.leading, *heads, value.shape[-1])
