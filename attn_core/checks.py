@@ -41,7 +41,7 @@ def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r}")
-    # torch.compile with dynamic=True knows no isfinite.
+    # torch.compile traces comparisons, and not math.isfinite.
     if not -math.inf < number < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} must be finite, got {number}")
 

@@ -99,8 +99,8 @@ MISTAKES = [
         1,
         "sdpa: the kernel is asked about a fully masked row",
         "kernels.sdpa",
-        "return table | empty, empty",
-        "return table, empty",
+        "return (table | empty, empty) if",
+        "return (table, empty) if",
         f"{NOTHING}test_the_fused_kernel_is_never_asked_about_a_query_that_may_attend_nothing",
     ),
     Mistake(
@@ -154,7 +154,7 @@ MISTAKES = [
     Mistake(
         1,
         "chunked: poison in masked keys goes on",
-        "kernels.chunked",
+        "kernels.walk",
         "if block.table is not None and not arguments.is_all_in_use:",
         "if False:",
         f"{BLOCKS}[chunked]",
@@ -212,8 +212,8 @@ MISTAKES = [
         2,
         "biases by blocks are counted without the offset",
         "kernels.grid",
-        "return bias(query, key, column - (row + self.offset))",
-        "return bias(query, key, column - row)",
+        "inputs = (query, key, column - (row + self.offset))",
+        "inputs = (query, key, column - row)",
         f"{BLOCKS}[chunked]",
     ),
     # 3. The future.

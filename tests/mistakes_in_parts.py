@@ -198,7 +198,7 @@ MISTAKES = [
     Mistake(
         7,
         "chunked: what dropout leaves is not enlarged",
-        "kernels.chunked",
+        "kernels.walk",
         "return (numbers >= share).to(self.dtype).div_(1 - share)",
         "return (numbers >= share).to(self.dtype)",
         "kernels/test_kernels_agree.py::test_dropout_leaves_the_mean_of_the_output",
@@ -207,8 +207,8 @@ MISTAKES = [
         7,
         "chunked: other weights are dropped on the way back",
         "kernels.chunked",
-        "walk = _Walk(arguments, query, key, value, ctx.seed)",
-        "walk = _Walk(arguments, query, key, value, ctx.seed + 1)",
+        "_gradients(call.walk(inputs), inputs",
+        "_gradients(replace(call, seed=call.seed + 1).walk(inputs), inputs",
         "kernels/test_dropout.py::test_the_same_weights_are_dropped_forward_and_backward[chunked]",
     ),
     Mistake(
@@ -270,7 +270,7 @@ MISTAKES = [
     Mistake(
         11,
         "chunked sums in half precision",
-        "kernels.chunked",
+        "kernels.walk",
         "self.dtype = torch.promote_types(query.dtype, torch.float32)",
         "self.dtype = query.dtype",
         "test_half_precision.py::test_half_precision_is_as_exact_as_the_plain_formula",

@@ -14,23 +14,24 @@ In the end the output is :math:`o / \ell`. Backward, the weights of a block are 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
-from attn_core.autocast import autocast_as, autocast_dtype, without_autocast
+from attn_core.autocast import autocast_dtype, without_autocast
 from attn_core.checks import broadcasts_to, is_tracing
-from attn_core.kernels.grid import Block, Grid, window_of
+from attn_core.kernels.grid import window_of
+from attn_core.kernels.sdpa import FEW_SCORES
+from attn_core.kernels.walk import Walk
 from attn_core.normalizers.rows import check_temperature
 from attn_core.positions.bias import Bias
 
-_FEW_SCORES = 2**20
 _LOG2_E = math.log2(math.e)
 
 
@@ -60,7 +61,7 @@ def reluctance(arguments: Arguments) -> str | None:
         return "torch.compile would write its loop out, block after block"
     heads = arguments.leading.numel() * arguments.query.shape[-3]
     scores = heads * arguments.q_len * arguments.k_len
-    return f"{scores} scores are few enough to hold" if scores < _FEW_SCORES else None
+    return f"{scores} scores are few enough to hold" if scores < FEW_SCORES else None
 
 
 def run(arguments: Arguments) -> tuple[Tensor, None]:
@@ -106,7 +107,7 @@ class _Call:
     seed: int
     autocast: torch.dtype | None
 
-    def walk(self, inputs: Sequence[Any]) -> "_Walk":
+    def walk(self, inputs: Sequence[Any]) -> Walk:
         """Go through the blocks of these tensors."""
         query, key, value, _, *others = inputs
         given = {
@@ -116,7 +117,7 @@ class _Call:
         }
         arguments = replace(self.arguments, query=query, key=key, value=value, **given)
         parameters = dict(zip(self.learned, others[3:], strict=True))
-        return _Walk(arguments, parameters, self.seed, self.autocast)
+        return Walk(arguments, parameters, self.seed, self.autocast)
 
 
 _NO_SECOND = (
@@ -150,7 +151,7 @@ class _BlockByBlock(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(_NO_FORWARD_MODE)
+        raise RuntimeError(_NO_FORWARD_MODE)
 
 
 class _Online(_BlockByBlock):
@@ -195,8 +196,8 @@ class _Gradients(_BlockByBlock):
         raise RuntimeError(_NO_SECOND)
 
 
-def _output_and_log_sum(walk: "_Walk", sink: Tensor | None) -> tuple[Tensor, Tensor]:
-    temperature = walk.temperature
+def _output_and_log_sum(walk: Walk, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    temperature = _temperature(walk.arguments.normalizer)
     output, log_sum = walk.new_rows(walk.value.shape[-1], walk.query.dtype), walk.new_rows(1)
     sinks = None if sink is None else walk.fold_rows(sink)
     for rows in walk.grid.row_blocks():
@@ -224,10 +225,10 @@ def _output_and_log_sum(walk: "_Walk", sink: Tensor | None) -> tuple[Tensor, Ten
 
 
 def _gradients(
-    walk: "_Walk", inputs: Sequence[Any], output: Tensor, log_sum: Tensor, grad_output: Tensor
+    walk: Walk, inputs: Sequence[Any], output: Tensor, log_sum: Tensor, grad_output: Tensor
 ) -> tuple[Tensor, ...]:
     query, key, value, sink, bias, _, _, *parameters = inputs
-    arguments, temperature = walk.arguments, walk.temperature
+    arguments, temperature = walk.arguments, _temperature(walk.arguments.normalizer)
     output, log_sum, grad_output = (walk.fold_rows(x) for x in (output, log_sum, grad_output))
     grad_query, grad_sinks = walk.new_rows(query.shape[-1]), walk.new_rows(1)
     grad_key, grad_value = (x.new_zeros(x.shape, dtype=walk.dtype) for x in (walk.key, walk.value))
@@ -277,172 +278,6 @@ def _gradients(
     if bias is not None:
         found.append(walk.like(bias, grad_bias))
     return (*found, *grad_parameters)
-
-
-class _Step(NamedTuple):
-    """A block with its scores; query, key and value hold nothing that is masked for all of it."""
-
-    block: Block
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scores: Tensor
-    slope: Tensor | None
-    kept: Tensor | None
-
-
-class _Walk:
-    """One way through the blocks, the same forward and backward.
-
-    Inside, batch entries and key heads are one dimension, and the queries of the heads that share
-    a key head stand one below the other, so that no key is copied. Half precision is computed in
-    float32.
-    """
-
-    def __init__(
-        self,
-        arguments: Arguments,
-        parameters: dict[str, Tensor],
-        seed: int,
-        autocast: torch.dtype | None,
-    ) -> None:
-        query, key, value = arguments.query, arguments.key, arguments.value
-        self.arguments, self.parameters, self.autocast = arguments, parameters, autocast
-        self.grid = Grid(arguments)
-        self.temperature = _temperature(arguments.normalizer)
-        self.leading = arguments.leading
-        self.heads, self.kv_heads = query.shape[-3], key.shape[-3]
-        self.batch = self.leading.numel() * self.kv_heads
-        self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.query = self.fold_rows(query)
-        self.key, self.value = (
-            x.expand(*self.leading, *x.shape[-3:]).reshape(self.batch, *x.shape[-2:])
-            for x in (key, value)
-        )
-        self.generator = torch.Generator(query.device).manual_seed(seed)
-
-    def fold_rows(self, x: Tensor) -> Tensor:
-        """From what broadcasts to ``(..., Hq, L, width)`` to ``(batch, group, L, width)``."""
-        arguments, width = self.arguments, x.shape[-1]
-        x = x.expand(*self.leading, self.heads, arguments.q_len, width)
-        return x.reshape(self.batch, arguments.group, arguments.q_len, width)
-
-    def new_rows(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Room for a vector of each query: ``(batch, group, L, width)``."""
-        shape = (self.batch, self.arguments.group, self.arguments.q_len, width)
-        return self.query.new_empty(shape, dtype=dtype or self.dtype)
-
-    def rows_of(self, x: Tensor, rows: slice) -> Tensor:
-        """From ``(batch, group, L, width)`` to ``(batch, group · rows, width)``."""
-        return x[:, :, rows].flatten(1, 2).to(self.dtype)
-
-    def write(self, x: Tensor, rows: slice, values: Tensor) -> None:
-        """Put the result of some queries in its place."""
-        x[:, :, rows] = values.unflatten(1, (self.arguments.group, -1))
-
-    def add(
-        self,
-        total: Tensor,
-        keys: slice | Tensor,
-        left: Tensor,
-        right: Tensor | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        """Add what these keys get, ``left`` or ``scale · left @ right``, to that of all keys."""
-        if isinstance(keys, slice):
-            if right is None:
-                total[:, keys] += left
-            else:
-                total[:, keys].baddbmm_(left, right, alpha=scale)
-        else:
-            total.index_add_(1, keys, left if right is None else left @ right, alpha=scale)
-
-    def unfold_rows(self, x: Tensor) -> Tensor:
-        """Undo :meth:`fold_rows`."""
-        return x.reshape(*self.leading, self.heads, *x.shape[-2:])
-
-    def unfold_keys(self, x: Tensor) -> Tensor:
-        """From ``(batch, S, width)`` to ``(..., Hkv, S, width)``."""
-        return x.reshape(*self.leading, self.kv_heads, *x.shape[-2:])
-
-    def unfold(self, scores: Tensor) -> Tensor:
-        """From ``(batch, group · rows, keys)`` to ``(..., Hq, rows, keys)``."""
-        group = self.arguments.group
-        return scores.unflatten(1, (group, -1)).reshape(
-            *self.leading, self.heads, scores.shape[1] // group, scores.shape[2]
-        )
-
-    def like(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of what was broadcast, summed to the shape that it had."""
-        return gradient.sum_to_size(x.shape).to(x.dtype)
-
-    def steps(self, rows: slice, query: Tensor) -> Iterator[_Step]:
-        """The scores of some queries, block by block."""
-        arguments = self.arguments
-        for block in self.grid.blocks(rows):
-            q, k, v = query, self.key[:, block.keys], self.value[:, block.keys]
-            k, v = k.to(self.dtype), v.to(self.dtype)
-            if block.table is not None and not arguments.is_all_in_use:
-                q, k, v = self._without_masked(block.table, q, k, v)
-            scores, slope = (q * arguments.scale) @ k.mT, None
-            if arguments.softcap is not None:
-                squeezed = scores.div_(arguments.softcap).tanh_()
-                slope = 1 - squeezed.square()
-                scores = squeezed.mul_(arguments.softcap)
-            view = self.unfold(scores)
-            bias = self._bias(block, q, k, self.parameters)
-            if bias is not None:
-                view += bias
-            if block.table is not None:
-                view.masked_fill_(~block.table, -torch.inf)
-            yield _Step(block, q, k, v, scores, slope, self._drawn(scores))
-
-    def through_bias(self, step: _Step, grad_scores: Tensor) -> tuple[Tensor, ...]:
-        """The gradients of query, key and parameters through a bias object."""
-        with torch.enable_grad():
-            q, k, *parameters = (
-                x.detach().requires_grad_()
-                for x in (step.query, step.key, *self.parameters.values())
-            )
-            learned = dict(zip(self.parameters, parameters, strict=True))
-            bias = self._bias(step.block, q, k, learned)
-            assert bias is not None
-            gradient = self.unfold(grad_scores).to(bias.dtype).sum_to_size(bias.shape)
-            inputs = [q, k, *parameters]
-            if not bias.requires_grad:
-                return tuple(torch.zeros_like(x) for x in inputs)
-            return torch.autograd.grad(bias, inputs, gradient, materialize_grads=True)
-
-    def _bias(
-        self, block: Block, q: Tensor, k: Tensor, parameters: dict[str, Tensor]
-    ) -> Tensor | None:
-        """What is added to the scores of a block, by a bias object under the caller's autocast."""
-        dtype = self.query.dtype
-        query, key = self.unfold(q).to(dtype), self.unfold_keys(k).to(dtype)
-        with autocast_as(q.device, self.autocast):
-            return self.grid.bias(block, query, key, parameters)
-
-    def _without_masked(
-        self, table: Tensor, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Zeros where a block uses nothing: a weight of 0 does not stop a NaN."""
-        group = self.arguments.group
-        table = table.expand(*self.leading, self.heads, q.shape[1] // group, k.shape[1])
-        row_is_used = table.any(-1).reshape(q.shape[:2])[..., None]
-        key_is_used = table.any(-2).reshape(self.batch, group, k.shape[1]).any(1)[..., None]
-        return (
-            q.masked_fill(~row_is_used, 0.0),
-            k.masked_fill(~key_is_used, 0.0),
-            v.masked_fill(~key_is_used, 0.0),
-        )
-
-    def _drawn(self, scores: Tensor) -> Tensor | None:
-        """What dropout multiplies the weights by; the generator repeats it on the way back."""
-        share = self.arguments.dropout_p
-        if not share:
-            return None
-        numbers = torch.rand(scores.shape, generator=self.generator, device=scores.device)
-        return (numbers >= share).to(self.dtype).div_(1 - share)
 
 
 def _exp_(x: Tensor, temperature: float) -> Tensor:

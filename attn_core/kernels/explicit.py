@@ -24,7 +24,8 @@ def run(arguments: Arguments) -> tuple[Tensor, Tensor]:
     table = arguments.table()
     query, key, value = arguments.without_masked(table)
     weights = _normalise(arguments, _masked_scores(arguments, query, key, table))
-    dropped = torch.dropout(weights, arguments.dropout_p, train=arguments.dropout_p > 0)
+    share = arguments.dropout_p
+    dropped = torch.dropout(weights, share, train=True) if share else weights
     return _aggregate(arguments, dropped, value), weights
 
 

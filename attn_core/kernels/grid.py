@@ -34,6 +34,12 @@ class Block(NamedTuple):
     keys: slice | Tensor
     table: Tensor | None
 
+    @property
+    def pairs(self) -> int:
+        """How many scores there are."""
+        keys = len(self.keys) if isinstance(self.keys, Tensor) else _length(self.keys)
+        return _length(self.rows) * keys
+
 
 class Grid:
     """Goes through the blocks of a call, and reads mask and bias there.
@@ -163,8 +169,8 @@ def window_of(x: Tensor, block: Block) -> tuple[EllipsisType, slice, slice | Ten
     return ..., block.rows if q_len > 1 else one, block.keys if k_len > 1 else one
 
 
-def _length(strip: slice) -> int:
-    length: int = strip.stop - strip.start
+def _length(stretch: slice) -> int:
+    length: int = stretch.stop - stretch.start
     return length
 
 

@@ -19,6 +19,8 @@ from attn_core.positions.bias import Bias
 _LARGE_BIAS, _LARGE_MASK = 2**20, 2**26
 # From here on it takes longer to compute what the table hides than to go through it in blocks.
 LARGE_MASK_ON_CPU = 2**23
+# Fewer than these may be held.
+FEW_SCORES = 2**20
 _ONLY_ONCE = (
     "PyTorch's fused kernel has no {}; the explicit kernel has: "
     'with attn_core.kernels.use("explicit")'
@@ -43,6 +45,11 @@ def reluctance(arguments: Arguments) -> str | None:
     if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
+    heads = arguments.leading.numel() * arguments.query.shape[-3]
+    if heads * pairs >= FEW_SCORES:
+        reason = _why_not_fused(arguments)
+        if reason is not None:
+            return f"{reason}, so that PyTorch would hold all {heads * pairs} weights"
     if isinstance(arguments.bias, Bias):
         numbers = pairs * (arguments.bias.heads or 1)
         if numbers > _LARGE_BIAS:
@@ -54,6 +61,20 @@ def reluctance(arguments: Arguments) -> str | None:
         on_cpu = arguments.query.device.type == "cpu"
         if not is_one_row and (numbers > _LARGE_MASK or (on_cpu and pairs > LARGE_MASK_ON_CPU)):
             return f"mask {mask.name} would be a table of {numbers} pairs"
+    return None
+
+
+def _why_not_fused(arguments: Arguments) -> str | None:
+    """Why PyTorch does not run its fused kernel on a processor, but writes the steps out."""
+    if arguments.query.device.type != "cpu":
+        return None
+    if arguments.dropout_p:
+        return "the fused kernel for the CPU has no dropout"
+    if arguments.value.shape[-1] != arguments.query.shape[-1]:
+        return "the fused kernel for the CPU takes values as wide as keys only"
+    bias = arguments.bias
+    if isinstance(bias, Tensor) and bias.requires_grad and torch.is_grad_enabled():
+        return "the fused kernel for the CPU has no gradient of a bias"
     return None
 
 
@@ -76,6 +97,11 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     if _is_step_of_decoding(arguments, attn_mask):
         # One product with the keys for all queries of a group is up to twice as fast.
         query, group = query.unflatten(1, (-1, group)).squeeze(3), 1
+    flags: dict[str, Any] = {}  # not the comparisons, which torch.compile may leave open
+    if is_causal:
+        flags["is_causal"] = True
+    if group > 1:
+        flags["enable_gqa"] = True
     try:
         output = scaled_dot_product_attention(
             query,
@@ -83,14 +109,13 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
             value,
             attn_mask=attn_mask,
             dropout_p=arguments.dropout_p,
-            is_causal=is_causal,
             scale=arguments.scale,
-            enable_gqa=True if group > 1 else False,  # noqa: SIM210 - it may be a symbol
+            **flags,
         )
-    except NotImplementedError as error:
+    except RuntimeError as error:
         if "forward AD" not in str(error):
             raise
-        raise NotImplementedError(_ONLY_ONCE.format("forward mode differentiation")) from error
+        raise RuntimeError(_ONLY_ONCE.format("forward mode differentiation")) from error
     if output.requires_grad and not torch.compiler.is_compiling():
         _refuse_second_derivatives(output)
     output = output.reshape(*arguments.leading, *heads, value.shape[-1])
