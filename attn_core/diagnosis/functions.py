@@ -1,7 +1,7 @@
 """Diagnosing a function of query, key and value."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from typing import Any, Literal
@@ -49,14 +49,21 @@ _MOST_MISTAKES = 3
 class Candidate:
     """One way to call the function that works, and the sizes that it takes."""
 
-    def __init__(self, caller: Caller, sizes: Sizes, needs_mask: bool) -> None:
+    def __init__(
+        self, caller: Caller, sizes: Sizes, *, needs_mask: bool, layout_is_guessed: bool
+    ) -> None:
         self.caller = caller
         self.sizes = sizes
         self.needs_mask = needs_mask
+        self.layout_is_guessed = layout_is_guessed
 
     @property
     def tolerance(self) -> float:
         return _TOLERANCE[self.caller.convention.dtype]
+
+    @property
+    def takes_other_lengths(self) -> bool:
+        return self.sizes.q_len != self.sizes.k_len
 
     def cases(self, count: int, masked_rows: bool) -> list[Case]:
         """Cases of every kind that the function takes, in turn."""
@@ -76,6 +83,8 @@ class Candidate:
     def applies(self, mistake: Mistake) -> bool:
         """Whether a function that is called like this can make the mistake."""
         how = self.caller.convention
+        if mistake.name == "heads attend heads":  # read in another layout, that is right
+            return not self.layout_is_guessed
         if mistake.name == "heads split by view":
             return how.layout == "joined"
         if mistake.name == "heads joined by view":
@@ -136,31 +145,57 @@ def _candidates(
             # A mask that it cannot take at any size is no mask: FlexAttention's, for example.
             ways = [one] if one.mask_argument is None else [one, replace(one, mask_argument=None)]
             for way, size in product(ways, tried):
-                candidate = _candidate(function, way, size, budget)
+                candidate = _candidate(
+                    function, way, size, budget, layout_is_guessed=len(sizes) > 1
+                )
                 if isinstance(candidate, Candidate):
                     found.append(candidate)
                     break
                 trouble = trouble or candidate
         if found:
-            return found
+            return _telling(found)
     assert trouble is not None
     raise trouble
 
 
+def _telling(found: list[Candidate]) -> list[Candidate]:
+    """Without those that only seem to work: the mask or other lengths do not work with them.
+
+    An attention of heads (B, H, L, D) takes (B, L, H, D) too, where L = S, and attends heads.
+    """
+    masked = {_dimensions(one) for one in found if one.caller.convention.mask_argument}
+    found = [
+        one
+        for one in found
+        if one.caller.convention.mask_argument or _dimensions(one) not in masked
+    ]
+    return [one for one in found if one.takes_other_lengths] or found
+
+
 def _candidate(
-    function: Callable[..., Any], how: Convention, sizes: Sizes, budget: Budget
+    function: Callable[..., Any],
+    how: Convention,
+    sizes: Sizes,
+    budget: Budget,
+    *,
+    layout_is_guessed: bool,
 ) -> Candidate | TroubleError:
     trouble: TroubleError | None = None
     for dtype, output in product(("float64", "float32"), _OUTPUTS[how.layout]):
         plain = Caller(function, replace(how, dtype=dtype, output_layout=output), budget)
         works_unmasked = _works(plain, drawn_case(sizes, 0))
         if how.mask_argument is None and works_unmasked is True:
-            return Candidate(plain, sizes, needs_mask=False)
+            return Candidate(plain, sizes, needs_mask=False, layout_is_guessed=layout_is_guessed)
         for shape in _MASK_SHAPES[how.layout] if how.mask_argument else ():
             caller = plain.like(mask_shape=shape)
             case = drawn_case(sizes, 0, masked="some", shared_mask=shape == "LS")
             if (works := _works(caller, case)) is True:
-                return Candidate(caller, sizes, needs_mask=works_unmasked is not True)
+                return Candidate(
+                    caller,
+                    sizes,
+                    needs_mask=works_unmasked is not True,
+                    layout_is_guessed=layout_is_guessed,
+                )
             trouble = trouble or works
         if works_unmasked is not True:
             trouble = trouble or works_unmasked
@@ -176,57 +211,103 @@ def _works(caller: Caller, case: Case) -> TroubleError | Literal[True]:
     return True
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A way to call the function, what it gave, and which mistakes explain that."""
+
+    candidate: Candidate
+    seen: list[tuple[Case, Result]]
+    explanation: Explanation | None = None
+    further: tuple[Mistake, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return LAYOUTS[self.candidate.caller.convention.layout]
+
+    @property
+    def named(self) -> tuple[Mistake, ...]:
+        """The mistakes that explain it; none if it is right, or if nothing does."""
+        return self.further + self.explanation.mistakes if self.explanation else ()
+
+    @property
+    def is_right(self) -> bool:
+        return self.explanation is not None and not self.named
+
+
 def _compared(name: str, found: list[Candidate], masked_rows: bool) -> Report:
-    observed = []
+    """Judge the function with inputs of every number of dimensions that it takes."""
+    readings: dict[int, list[_Reading]] = {}
     for candidate in found:
         cases = candidate.cases(4, masked_rows)
         results = [candidate.caller(case) for case in cases]
         if distance(candidate.caller(cases[0]).output, results[0].output) > 1e-12:
             return _not_repeatable(name, candidate)
-        observed.append(list(zip(cases, results, strict=True)))
-    # A cast to half precision leaves an error that is no rounding of ours.
-    for coarse in (1.0, 1e4):
-        if coarse > 1.0 and not all(map(_rounds_coarsely, found)):
+        reading = _Reading(candidate, list(zip(cases, results, strict=True)))
+        readings.setdefault(_dimensions(candidate), []).append(reading)
+    judged = _judged(list(readings.values()))
+    wrong = sorted(
+        (one for one in judged if not one.is_right),
+        key=lambda one: (one.explanation is None, -_dimensions(one.candidate)),
+    )
+    main = wrong[0] if wrong else judged[0]
+    notes = tuple(_elsewhere(one) for one in judged if one.named != main.named or one.is_right)
+    if main.explanation is None:
+        report = _unexplained(name, main.candidate, masked_rows)
+    else:
+        report = _explained(name, main.candidate, main.explanation, masked_rows, main.further)
+    return replace(report, notes=notes if wrong else ())
+
+
+def _judged(readings: list[list[_Reading]]) -> list[_Reading]:
+    """One reading for each number of dimensions: the one with the fewest mistakes.
+
+    What explains the others takes at most one mistake more, or has no name.
+    """
+    judged: dict[int, _Reading] = {}
+    most = _MOST_MISTAKES
+    for count, coarse in _searches(readings):
+        if count > most:
             break
-        for count in range(_MOST_MISTAKES + 1 if coarse == 1.0 else 2):
-            for candidate, seen in zip(found, observed, strict=True):
-                tolerance = min(candidate.tolerance * coarse, 2e-2)
-                explanation = explain(seen, tolerance, count, applies=candidate.applies)
-                if explanation is not None:
-                    half = (NAMED["computed in half precision"],) if coarse > 1 else ()
-                    report = _explained(name, candidate, explanation, masked_rows, half)
-                    notes = _wrong_elsewhere(candidate, found, observed) if report else ()
-                    return replace(report, notes=notes)
-    return _unexplained(name, found[0], masked_rows)
+        for place, one in enumerate(readings):
+            if place not in judged and (best := _explained_by(one, count, coarse)) is not None:
+                judged[place] = best
+                most = min(most, count + 1)
+    return [judged.get(place, one[0]) for place, one in enumerate(readings)]
 
 
-def _wrong_elsewhere(
-    right: Candidate, found: list[Candidate], observed: list[list[tuple[Case, Result]]]
-) -> tuple[str, ...]:
-    """Inputs of other dimensions that it takes as well, and of which it makes no attention.
+def _searches(readings: list[list[_Reading]]) -> Iterator[tuple[int, float]]:
+    """How many mistakes are tried, with how many times the usual tolerance.
+
+    A cast to half precision leaves an error that is no rounding of ours.
+    """
+    yield from ((0, 1.0), (1, 1.0))
+    if all(_rounds_coarsely(one.candidate) for some in readings for one in some):
+        yield from ((0, 1e4), (1, 1e4))
+    yield from ((count, 1.0) for count in range(2, _MOST_MISTAKES + 1))
+
+
+def _explained_by(readings: list[_Reading], count: int, coarse: float) -> _Reading | None:
+    half = (NAMED["computed in half precision"],) if coarse > 1 else ()
+    for one in readings:
+        tolerance = min(one.candidate.tolerance * coarse, 2e-2)
+        explanation = explain(one.seen, tolerance, count, applies=one.candidate.applies)
+        if explanation is not None:
+            return replace(one, explanation=explanation, further=half)
+    return None
+
+
+def _elsewhere(reading: _Reading) -> str:
+    """What it makes of inputs of other dimensions.
 
     The softmax over axis 2 is right for a batch of sentences, and wrong when heads come before.
     """
-    layouts = {
-        dimensions: [
-            (candidate, seen)
-            for candidate, seen in zip(found, observed, strict=True)
-            if _dimensions(candidate) == dimensions
-        ]
-        for dimensions in sorted({_dimensions(one) for one in found} - {_dimensions(right)})
-    }
-    notes = []
-    for readings in layouts.values():
-        if any(explain(seen, one.tolerance, 0, applies=one.applies) for one, seen in readings):
-            continue
-        first, seen = readings[0]
-        cause = explain(seen, first.tolerance, 1, applies=first.applies)
-        said = f": {cause.mistakes[0].says}" if cause is not None else ""
-        notes.append(
-            f"it takes ({LAYOUTS[first.caller.convention.layout]}) as well, and is no attention "
-            f"there{said}; name the layout= that it is meant for"
-        )
-    return tuple(notes)
+    if reading.is_right:
+        made = "is attention there"
+    elif reading.explanation is None:
+        made = "is no attention there, for no reason that has a name"
+    else:
+        made = "is no attention there: " + "; ".join(one.says for one in reading.named)
+    return f"it takes ({reading.words}) as well, and {made}; name the layout= that it is meant for"
 
 
 def _dimensions(candidate: Candidate) -> int:
@@ -270,7 +351,7 @@ def _explained(
         error=error,
         cases=len(cases),
         example=_smallest_example(caller, cases) if explanation.mistakes else None,
-        needs_equal_lengths=candidate.sizes.q_len == candidate.sizes.k_len,
+        needs_equal_lengths=not candidate.takes_other_lengths,
     )
 
 

@@ -1,6 +1,6 @@
 """The nearest mutant: which mistakes explain what a function returns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from attn_core.diagnosis.mistake import Mistake
-from attn_core.diagnosis.mistakes import combined, recipe_of
+from attn_core.diagnosis.mistakes import MISTAKES, combined, recipe_of
 from attn_core.diagnosis.recipe import Case, DoesNotApplyError, Result, attend
 from attn_core.reference.shapes import Array
 
@@ -46,17 +46,18 @@ def explain(
     Returns:
         The explanation; None if there is none.
     """
+    cases = [case for case, _ in observed]
     found = [
         mistakes
-        for mistakes in combined(count)
-        if all(map(applies, mistakes)) and _explains(mistakes, observed, tolerance)
+        for mistakes in combined(count, filter(applies, MISTAKES))
+        if _showing(mistakes, cases) == mistakes and _explains(mistakes, observed, tolerance)
     ]
     return Explanation(found[0], tuple(found[1:])) if found else None
 
 
 def _explains(mistakes: tuple[Mistake, ...], observed: Observations, tolerance: float) -> bool:
     (first_case, first_result), *others = observed
-    first = _mutant(mistakes, first_case)
+    first = _mutant(_showing(mistakes, [first_case]), first_case)
     if first is None or distance(first_result.output, first) > tolerance:
         return False
     recipe = recipe_of(mistakes)
@@ -67,6 +68,15 @@ def _explains(mistakes: tuple[Mistake, ...], observed: Observations, tolerance: 
         )
     except DoesNotApplyError:
         return False
+
+
+def _showing(mistakes: tuple[Mistake, ...], cases: Iterable[Case]) -> tuple[Mistake, ...]:
+    """Those that can change anything: a mask that is not there cannot be ignored."""
+    has_mask = any(case.mask is not None for case in cases)
+    is_causal = any(case.causal for case in cases)
+    always = any(one.knob == "causal" and one.setting == "always" for one in mistakes)
+    shows = {"mask": has_mask or is_causal or always, "causal": is_causal or always}
+    return tuple(one for one in mistakes if shows.get(one.knob, True))
 
 
 @lru_cache(maxsize=20_000)

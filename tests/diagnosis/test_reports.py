@@ -87,11 +87,39 @@ def test_trouble_is_told_in_words(function, says):
     json.dumps(report.as_data())
 
 
-def test_a_function_that_takes_too_long_is_stopped():
+def test_a_function_that_waits_too_long_is_stopped():
     begin = time.monotonic()
-    report = diagnose(is_slow, seconds=0.5)
+    report = diagnose(is_slow, seconds=0.05)
     assert time.monotonic() - begin < 10
-    assert "too long" in str(report)
+    assert "waits too long: more than 0.5 seconds" in str(report)
+
+
+def test_a_function_that_computes_too_long_is_stopped_though_it_catches_exceptions():
+    def attention(query, key, value):
+        while True:
+            try:
+                query = query + 1
+            except Exception:
+                continue
+
+    assert "takes too long: more than 0.2 seconds" in str(diagnose(attention, seconds=0.2))
+
+
+def test_a_busy_machine_makes_no_function_slow(monkeypatch):
+    """The clock on the wall runs eight times as fast as the processor works for us."""
+    clock = time.process_time
+    monkeypatch.setattr(time, "monotonic", lambda: 8 * clock())
+    computed = []
+
+    def attention(query, key, value):
+        begin = clock()
+        while clock() - begin < 0.005:
+            pass
+        computed.append(clock() - begin)
+        return right(query, key, value)
+
+    assert diagnose(attention, layout="BHLD", seconds=2), sum(computed)
+    assert 8 * sum(computed) > 2
 
 
 def test_a_diagnosis_leaves_the_alarm_of_others_alone():
@@ -276,22 +304,67 @@ def test_what_no_mistake_explains_is_told_by_its_properties():
     assert all(one.example for one in report.broken)
 
 
+HEADS = "(batch, heads, length, width)"
+SENTENCES = "(batch, length, width)"
+MATRICES = "(length, width)"
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
 @pytest.mark.parametrize(
-    ("dim", "layouts"),
-    [(-1, []), (2, ["(batch, heads, length, width)"]), (1, ["(batch, length, width)", "heads"])],
+    ("dim", "mistake", "elsewhere"),
+    [
+        (-1, None, {}),
+        (2, "softmax over queries", {SENTENCES: "is attention"}),
+        (1, "softmax over heads", {SENTENCES: "over queries", MATRICES: "is attention"}),
+    ],
 )
-def test_an_axis_counted_from_the_front_is_right_for_one_layout_only(dim, layouts):
+def test_an_axis_counted_from_the_front_is_judged_with_all_dimensions_that_it_takes(
+    dim, mistake, elsewhere, library
+):
     def attention(query, key, value):
-        return (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim) @ value
+        scores = query @ key.swapaxes(-1, -2) / query.shape[-1] ** 0.5
+        return (scores.softmax(dim) if library == "torch" else softmax(scores, dim)) @ value
+
+    report = diagnose(attention, backend=library)
+    assert [one.name for one in report.mistakes] == ([mistake] if mistake else [])
+    assert bool(report) == (mistake is None)
+    if mistake:
+        assert report.convention.layout == "BHLD"
+    assert len(report.notes) == len(elsewhere)
+    for note, (inputs, says) in zip(report.notes, elsewhere.items(), strict=True):
+        assert inputs in note.partition(" as well")[0]
+        assert says in note
+        assert "layout=" in note
+    for layout, axis in {"BHLD": 3, "BLD": 2, "LD": 1}.items():
+        alone = diagnose(attention, layout=layout, backend=library)
+        assert bool(alone) == (dim in (-1, axis))
+        assert alone.notes == ()
+
+
+def test_a_mistake_that_all_dimensions_have_is_told_once():
+    def attention(query, key, value):
+        return (query @ key.mT).softmax(2) @ value
 
     report = diagnose(attention)
-    assert report
-    assert len(report.notes) == len(layouts)
-    for note, layout in zip(report.notes, layouts, strict=True):
-        assert layout in note.partition(" as well")[0]
-        assert "the softmax runs over" in note
-        assert "layout=" in note
-    assert bool(diagnose(attention, layout="BHLD")) == (dim == -1)
+    names = [one.name for one in report.mistakes]
+    assert names == ["scale missing", "softmax over queries"]
+    assert [SENTENCES in note for note in report.notes] == [True]
+    assert "divided" in report.notes[0]
+    assert diagnose(lambda query, key, value: (query @ key.mT).softmax(-1) @ value).notes == ()
+
+
+def test_an_attention_of_heads_that_takes_less_by_chance_is_not_accused():
+    """With (batch, L, width) it attends features, where L = S; with (B, L, H, D), heads."""
+
+    def attention(query, key, value):
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        return (weights @ value).transpose(1, 2)
+
+    report = diagnose(attention)
+    assert report, str(report)
+    assert report.convention.layout == "BLHD"
+    assert report.notes == ()
 
 
 def looped(query, key, value):
