@@ -1,10 +1,10 @@
 """Diagnosing a function of query, key and value."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from attn_core.diagnosis.calling import (
     TroubleError,
     asked_signature,
 )
-from attn_core.diagnosis.cases import Sizes, drawn_case, sizes_to_try
-from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes
+from attn_core.diagnosis.candidates import Candidate, candidates
+from attn_core.diagnosis.cases import sizes_to_try
+from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes, finite_number
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.mistakes import NAMED, recipe_of
 from attn_core.diagnosis.properties import broken_properties
@@ -25,71 +26,9 @@ from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
 
-_OUTPUTS = {
-    "BHLD": ("BHLD", "BLHD", "joined"),
-    "BLHD": ("BLHD", "BHLD", "joined"),
-    "BLD": ("BLD",),
-    "LBD": ("LBD",),
-    "LD": ("LD",),
-    "joined": ("joined", "BHLD", "BLHD"),
-}
-_MASK_SHAPES = {
-    "BHLD": ("BHLS", "LS"),
-    "BLHD": ("BHLS", "LS"),
-    "BLD": ("BLS", "LS", "BHLS"),
-    "LBD": ("BLS", "LS", "BHLS"),
-    "LD": ("LS",),
-    "joined": ("BHLS", "BLS", "LS"),
-}
-# What counts as rounding, relative to the largest output: a softmax in single precision is usual.
-_TOLERANCE = {"float64": 5e-6, "float32": 2e-4}
-_MOST_MISTAKES = 3
-
-
-class Candidate:
-    """One way to call the function that works, and the sizes that it takes."""
-
-    def __init__(
-        self, caller: Caller, sizes: Sizes, *, needs_mask: bool, layout_is_guessed: bool
-    ) -> None:
-        self.caller = caller
-        self.sizes = sizes
-        self.needs_mask = needs_mask
-        self.layout_is_guessed = layout_is_guessed
-
-    @property
-    def tolerance(self) -> float:
-        return _TOLERANCE[self.caller.convention.dtype]
-
-    @property
-    def takes_other_lengths(self) -> bool:
-        return self.sizes.q_len != self.sizes.k_len
-
-    def cases(self, count: int, masked_rows: bool) -> list[Case]:
-        """Cases of every kind that the function takes, in turn."""
-        how = self.caller.convention
-        kinds: list[dict[str, Any]] = [] if self.needs_mask else [{}]
-        if how.mask_argument:
-            shared = {"shared_mask": how.mask_shape == "LS"}
-            kinds.append({"masked": "some", **shared})
-            if masked_rows:
-                kinds.append({"masked": "rows", **shared})
-        if how.causal_argument and not self.needs_mask:
-            kinds.append({"causal": True})
-        if how.always_causal:
-            kinds = [{**kind, "causal": True} for kind in kinds]
-        return [drawn_case(self.sizes, seed, **kinds[seed % len(kinds)]) for seed in range(count)]
-
-    def applies(self, mistake: Mistake) -> bool:
-        """Whether a function that is called like this can make the mistake."""
-        how = self.caller.convention
-        if mistake.name == "heads attend heads":  # read in another layout, that is right
-            return not self.layout_is_guessed
-        if mistake.name == "heads split by view":
-            return how.layout == "joined"
-        if mistake.name == "heads joined by view":
-            return how.output_layout == "joined"
-        return True
+# How many mistakes are tried, with how many times the usual tolerance: a cast to half precision
+# leaves an error that is no rounding of ours.
+_SEARCHES = ((0, 1.0), (1, 1.0), (0, 1e4), (1, 1e4), (2, 1.0), (3, 1.0))
 
 
 def diagnose_function(
@@ -108,107 +47,25 @@ def diagnose_function(
 ) -> Report:
     """Compare a function with attention and with all that can go wrong in it."""
     budget = Budget(seconds)
-    mask_argument, causal_argument = asked_signature(function)
+    signature = asked_signature(function)
     how = Convention(
-        mask_argument=mask or mask_argument,
+        input_names=signature.inputs,
+        mask_argument=mask or signature.mask,
         mask_means=mask_means,
-        causal_argument=None if causal else causal_argument,
+        causal_argument=None if causal else signature.causal,
         always_causal=causal,
     )
     layouts = ["joined"] if heads else ["BHLD", "BLHD", "BLD", "LD"]
     sizes = {one: sizes_to_try(one, heads or 4, width) for one in ([layout] if layout else layouts)}
     try:
-        backends = ["torch", "numpy"] if find_spec("torch") else ["numpy"]
-        found = _candidates(function, how, [backend] if backend else backends, sizes, budget)
+        # Without PyTorch loaded, it is hardly written in PyTorch, which takes seconds to load.
+        backends = ["torch", "numpy"] if "torch" in sys.modules else ["numpy", "torch"]
+        if find_spec("torch") is None:
+            backends = ["numpy"]
+        found = candidates(function, how, [backend] if backend else backends, sizes, budget)
         return _compared(name, found, masked_rows)
     except TroubleError as error:
         return Report(name, trouble=str(error))
-
-
-def _candidates(
-    function: Callable[..., Any],
-    how: Convention,
-    backends: list[str],
-    sizes: dict[str, list[Sizes]],
-    budget: Budget,
-) -> list[Candidate]:
-    """The ways to call the function that give something of the right shape.
-
-    Raises:
-        TroubleError: if there are none; it says what went wrong first.
-    """
-    trouble: TroubleError | None = None
-    for backend in backends:
-        found = []
-        for layout, tried in sizes.items():
-            one = replace(how, backend=backend, layout=layout)
-            # A mask that it cannot take at any size is no mask: FlexAttention's, for example.
-            ways = [one] if one.mask_argument is None else [one, replace(one, mask_argument=None)]
-            for way, size in product(ways, tried):
-                candidate = _candidate(
-                    function, way, size, budget, layout_is_guessed=len(sizes) > 1
-                )
-                if isinstance(candidate, Candidate):
-                    found.append(candidate)
-                    break
-                trouble = trouble or candidate
-        if found:
-            return _telling(found)
-    assert trouble is not None
-    raise trouble
-
-
-def _telling(found: list[Candidate]) -> list[Candidate]:
-    """Without those that only seem to work: the mask or other lengths do not work with them.
-
-    An attention of heads (B, H, L, D) takes (B, L, H, D) too, where L = S, and attends heads.
-    """
-    masked = {_dimensions(one) for one in found if one.caller.convention.mask_argument}
-    found = [
-        one
-        for one in found
-        if one.caller.convention.mask_argument or _dimensions(one) not in masked
-    ]
-    return [one for one in found if one.takes_other_lengths] or found
-
-
-def _candidate(
-    function: Callable[..., Any],
-    how: Convention,
-    sizes: Sizes,
-    budget: Budget,
-    *,
-    layout_is_guessed: bool,
-) -> Candidate | TroubleError:
-    trouble: TroubleError | None = None
-    for dtype, output in product(("float64", "float32"), _OUTPUTS[how.layout]):
-        plain = Caller(function, replace(how, dtype=dtype, output_layout=output), budget)
-        works_unmasked = _works(plain, drawn_case(sizes, 0))
-        if how.mask_argument is None and works_unmasked is True:
-            return Candidate(plain, sizes, needs_mask=False, layout_is_guessed=layout_is_guessed)
-        for shape in _MASK_SHAPES[how.layout] if how.mask_argument else ():
-            caller = plain.like(mask_shape=shape)
-            case = drawn_case(sizes, 0, masked="some", shared_mask=shape == "LS")
-            if (works := _works(caller, case)) is True:
-                return Candidate(
-                    caller,
-                    sizes,
-                    needs_mask=works_unmasked is not True,
-                    layout_is_guessed=layout_is_guessed,
-                )
-            trouble = trouble or works
-        if works_unmasked is not True:
-            trouble = trouble or works_unmasked
-    assert trouble is not None
-    return trouble
-
-
-def _works(caller: Caller, case: Case) -> TroubleError | Literal[True]:
-    try:
-        caller(case)
-    except TroubleError as error:
-        return error
-    return True
 
 
 @dataclass(frozen=True)
@@ -243,11 +100,11 @@ def _compared(name: str, found: list[Candidate], masked_rows: bool) -> Report:
         if distance(candidate.caller(cases[0]).output, results[0].output) > 1e-12:
             return _not_repeatable(name, candidate)
         reading = _Reading(candidate, list(zip(cases, results, strict=True)))
-        readings.setdefault(_dimensions(candidate), []).append(reading)
+        readings.setdefault(candidate.dimensions, []).append(reading)
     judged = _judged(list(readings.values()))
     wrong = sorted(
         (one for one in judged if not one.is_right),
-        key=lambda one: (one.explanation is None, -_dimensions(one.candidate)),
+        key=lambda one: (one.explanation is None, -one.candidate.dimensions),
     )
     main = wrong[0] if wrong else judged[0]
     notes = tuple(_elsewhere(one) for one in judged if one.named != main.named or one.is_right)
@@ -264,8 +121,8 @@ def _judged(readings: list[list[_Reading]]) -> list[_Reading]:
     What explains the others takes at most one mistake more, or has no name.
     """
     judged: dict[int, _Reading] = {}
-    most = _MOST_MISTAKES
-    for count, coarse in _searches(readings):
+    most = _SEARCHES[-1][0]
+    for count, coarse in _SEARCHES:
         if count > most:
             break
         for place, one in enumerate(readings):
@@ -275,23 +132,14 @@ def _judged(readings: list[list[_Reading]]) -> list[_Reading]:
     return [judged.get(place, one[0]) for place, one in enumerate(readings)]
 
 
-def _searches(readings: list[list[_Reading]]) -> Iterator[tuple[int, float]]:
-    """How many mistakes are tried, with how many times the usual tolerance.
-
-    A cast to half precision leaves an error that is no rounding of ours.
-    """
-    yield from ((0, 1.0), (1, 1.0))
-    if all(_rounds_coarsely(one.candidate) for some in readings for one in some):
-        yield from ((0, 1e4), (1, 1e4))
-    yield from ((count, 1.0) for count in range(2, _MOST_MISTAKES + 1))
-
-
 def _explained_by(readings: list[_Reading], count: int, coarse: float) -> _Reading | None:
     half = (NAMED["computed in half precision"],) if coarse > 1 else ()
     for one in readings:
         tolerance = min(one.candidate.tolerance * coarse, 2e-2)
         explanation = explain(one.seen, tolerance, count, applies=one.candidate.applies)
-        if explanation is not None:
+        if explanation is None:
+            continue
+        if coarse == 1 or _errs_like_rounding(one.candidate, recipe_of(explanation.mistakes)):
             return replace(one, explanation=explanation, further=half)
     return None
 
@@ -310,22 +158,17 @@ def _elsewhere(reading: _Reading) -> str:
     return f"it takes ({reading.words}) as well, and {made}; name the layout= that it is meant for"
 
 
-def _dimensions(candidate: Candidate) -> int:
-    return {"LD": 2, "BHLD": 4, "BLHD": 4}.get(candidate.caller.convention.layout, 3)
-
-
-def _rounds_coarsely(candidate: Candidate) -> bool:
-    """Whether two equal small steps of the inputs change the output unequally, as rounding does."""
+def _errs_like_rounding(candidate: Candidate, recipe: Recipe) -> bool:
+    """Whether a small step of the inputs makes another error; one in a formula hardly changes."""
     case = candidate.cases(1, masked_rows=False)[0]
-    start, one, two = (
-        np.nan_to_num(
-            candidate.caller(
-                replace(case, query=x * case.query, key=x * case.key, value=x * case.value)
-            ).output
-        )
-        for x in (1, 1 + 1e-4, 1 + 2e-4)
+    cases = [
+        replace(case, query=x * case.query, key=x * case.key, value=x * case.value)
+        for x in (1, 1.001)
+    ]
+    before, after = (
+        np.nan_to_num(candidate.caller(one).output - attend(recipe, one).output) for one in cases
     )
-    return bool(np.abs(two - 2 * one + start).max() > 0.1 * np.abs(one - start).max())
+    return bool(np.abs(after - before).max() > 0.3 * np.abs(before).max())
 
 
 def _explained(
@@ -342,17 +185,38 @@ def _explained(
         distance(result.output, attend(recipe, case).output)
         for case, result in zip(cases, seen, strict=True)
     )
-    edges = edge_mistakes(caller, recipe, cases, seen) if not further else ()
+    edges, untested = edge_mistakes(caller, recipe, cases, seen) if not further else ((), ())
+    mistakes = tuple(_with_its_number(one, explanation, candidate) for one in explanation.mistakes)
     return Report(
         name,
         convention=caller.convention,
-        mistakes=explanation.mistakes + further + edges,
+        mistakes=mistakes + further + edges,
+        untested=(*candidate.untested, *untested),
         others=explanation.others,
         error=error,
         cases=len(cases),
         example=_smallest_example(caller, cases) if explanation.mistakes else None,
         needs_equal_lengths=not candidate.takes_other_lengths,
     )
+
+
+def _with_its_number(mistake: Mistake, explanation: Explanation, candidate: Candidate) -> Mistake:
+    """The mistake with the number that stands for −∞, where it is alone and another than −1e9."""
+    if mistake.name != "mask finite":
+        return mistake
+    said = "a finite number"
+    if explanation.mistakes == (mistake,):
+        added = mistake.setting == "finite added"
+        try:
+            number = finite_number(candidate.caller, candidate.sizes, added=added)
+        except TroubleError:
+            number = np.nan
+        if np.isneginf(number):
+            said = "a finite number below −1e12"
+        elif not np.isnan(number):
+            said = f"{number:.0f}" if number > -1e5 else f"{number:.1e}".replace(".0e+0", "e")
+            said = said.replace("-", "−")
+    return replace(mistake, says=mistake.says.replace("−1e9", said))
 
 
 def _not_repeatable(name: str, candidate: Candidate) -> Report:
@@ -365,6 +229,7 @@ def _not_repeatable(name: str, candidate: Candidate) -> Report:
         convention=candidate.caller.convention,
         mistakes=(NAMED["dropout always on"], *mistakes),
         notes=(f"about {share:.0%} of the weights are dropped",),
+        untested=("anything else, since two calls differ",),
         cases=1,
     )
 
@@ -375,7 +240,9 @@ def _unexplained(name: str, candidate: Candidate, masked_rows: bool) -> Report:
     return Report(
         name,
         convention=caller.convention,
-        broken=broken_properties(caller, cases[0]),
+        broken=broken_properties(caller, cases),
+        error=max(_difference(caller, case) for case in cases),
+        untested=candidate.untested,
         example=_smallest_example(caller, cases),
         cases=len(cases),
         is_unexplained=True,
