@@ -40,6 +40,7 @@ class Convention:
         layout: of query, key and value: a key of ``LAYOUTS``.
         output_layout: of what it returns.
         dtype: ``"float64"``, or ``"float32"`` where it takes no other.
+        group: how many heads of queries share one of keys and values.
         input_names: the names of query, key and value; None if they are its first three arguments.
         mask_argument: the name of its mask; None if it has none.
         mask_means: ``"allowed"``, ``"hidden"`` or ``"additive"``.
@@ -52,12 +53,19 @@ class Convention:
     layout: str = "BHLD"
     output_layout: str = "BHLD"
     dtype: str = "float64"
+    group: int = 1
     input_names: tuple[str, str, str] | None = None
     mask_argument: str | None = None
     mask_means: str = "allowed"
     mask_shape: str = "BHLS"
     causal_argument: str | None = None
     always_causal: bool = False
+
+    @property
+    def words(self) -> str:
+        """The layout, in words."""
+        shared = f", {self.group} heads of queries for one of keys" if self.group > 1 else ""
+        return LAYOUTS[self.layout] + shared
 
 
 def in_words(error: BaseException) -> str:
@@ -230,7 +238,13 @@ class Caller:
 
     def inputs(self, case: Case) -> list[Any]:
         """Query, key and value as the function takes them."""
-        return [self._given(self._laid_out(x)) for x in (case.query, case.key, case.value)]
+        named = {"query": case.query, "key": case.key, "value": case.value}
+        return [self.given(name, x) for name, x in named.items()]
+
+    def given(self, name: str, x: Array) -> Any:
+        """A query, a key or a value as the function takes it: keys and values once a group."""
+        own = x if name == "query" else x[:, :: self.convention.group]
+        return self._given(self._laid_out(own))
 
     def returned(self, inputs: list[Any], case: Case) -> Any:
         """What the function gives, as it gives it."""
@@ -293,9 +307,7 @@ class Caller:
         output = self._canonical(arrays[0], case)
         if output is None:
             expected = self._laid_out(np.empty((*case.query.shape[:-1], case.value.shape[-1])))
-            query, key, value = (
-                self._laid_out(x).shape for x in (case.query, case.key, case.value)
-            )
+            query, key, value = (tuple(x.shape) for x in self.inputs(case))
             raise TroubleError(
                 f"it returns the shape {arrays[0].shape} where {expected.shape} is expected, for "
                 f"query {query}, key {key} and value {value}"

@@ -30,6 +30,9 @@ _MASK_SHAPES = {
 _TOLERANCE = {"float64": 5e-6, "float32": 2e-4}
 
 
+_HEADS = ("BHLD", "BLHD")
+
+
 class Candidate:
     """One way to call the function that works, and the sizes that it takes."""
 
@@ -96,28 +99,62 @@ def candidates(
     """
     trouble: TroubleError | None = None
     for backend in backends:
-        found = []
+        found: list[Candidate] = []
         for layout, tried in sizes.items():
-            one = replace(how, backend=backend, layout=layout)
-            refusal: TroubleError | None = None
-            # A mask that it cannot take at any size is no mask: FlexAttention's, for example.
-            ways = [one] if one.mask_argument is None else [one, replace(one, mask_argument=None)]
-            for way, size in product(ways, tried):
-                candidate = _candidate(
-                    function, way, size, budget, layout_is_guessed=len(sizes) > 1
-                )
+            for group in (1, 2, 4) if layout in _HEADS else (1,):
+                grouped = [replace(one, group=group) for one in tried if one.heads % group == 0]
+                one = replace(how, backend=backend, layout=layout, group=group)
+                candidate = _first_candidate(function, one, grouped, budget, len(sizes) > 1)
                 if isinstance(candidate, Candidate):
-                    if way.mask_argument is None and one.mask_argument is not None:
-                        said = f"its mask, the argument {one.mask_argument}: {refusal}"
-                        candidate.untested = (said,)
                     found.append(candidate)
                     break
                 trouble = trouble or candidate
-                refusal = refusal or candidate
         if found:
-            return _telling(found)
+            found = _telling(found)
+            return found + [pair for one in found if (pair := _in_pairs(one)) is not None]
     assert trouble is not None
     raise trouble
+
+
+def _first_candidate(
+    function: Callable[..., Any],
+    how: Convention,
+    sizes: list[Sizes],
+    budget: Budget,
+    layout_is_guessed: bool,
+) -> Candidate | TroubleError:
+    """With the first sizes that work, and with a mask if that works at all.
+
+    A mask that it cannot take at any size is no mask: FlexAttention's, for example.
+    """
+    ways = [how] if how.mask_argument is None else [how, replace(how, mask_argument=None)]
+    refusal: TroubleError | None = None
+    for way, size in product(ways, sizes):
+        candidate = _candidate(function, way, size, budget, layout_is_guessed=layout_is_guessed)
+        if isinstance(candidate, Candidate):
+            if way is not how:
+                candidate.untested = (f"its mask, the argument {how.mask_argument}: {refusal}",)
+            return candidate
+        refusal = refusal or candidate
+    return refusal or TroubleError("it takes no such heads")
+
+
+def _in_pairs(one: Candidate) -> Candidate | None:
+    """The same with half as many heads of keys and values, if it takes them.
+
+    Where the layout is guessed, and lengths are equal, heads may be lengths.
+    """
+    is_sure = one.takes_other_lengths or not one.layout_is_guessed
+    how = one.caller.convention
+    if how.layout not in _HEADS or how.group > 1 or one.sizes.heads % 2 or not is_sure:
+        return None
+    pair = Candidate(
+        one.caller.like(group=2),
+        replace(one.sizes, group=2),
+        needs_mask=one.needs_mask,
+        layout_is_guessed=one.layout_is_guessed,
+    )
+    return pair if _works(pair.caller, pair.cases(1, masked_rows=False)[0]) is True else None
 
 
 def _telling(found: list[Candidate]) -> list[Candidate]:

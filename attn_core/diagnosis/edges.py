@@ -97,13 +97,16 @@ def _gradient(caller: Caller, recipe: Recipe, case: Case, untested: list[str]) -
     for name, given, gradient in zip(("query", "key", "value"), inputs, gradients, strict=True):
         array = getattr(case, name)
         direction = random.normal(size=array.shape)
+        if name != "query":  # the heads of a group move together
+            group = caller.convention.group
+            direction = direction[:, ::group].repeat(group, axis=1)
         moved = [
             attend(recipe, replace(case, **{name: array + sign * step * direction})).output
             for sign in (1, -1)
         ]
         slope = (moved[0] - moved[1]) / (2 * step)
         expected = float((_as_returned(caller, slope, case, output.shape) * towards).sum())
-        flat = caller._given(caller._laid_out(direction))
+        flat = caller.given(name, direction)
         seen = 0.0 if gradient is None else float((gradient * flat).sum())
         if abs(seen - expected) > 1e-3 * max(1.0, abs(expected), float(given.detach().abs().max())):
             return "gradient cut"

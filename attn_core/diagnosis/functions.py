@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from attn_core.diagnosis.calling import (
-    LAYOUTS,
     Budget,
     Caller,
     Convention,
@@ -21,7 +20,7 @@ from attn_core.diagnosis.cases import sizes_to_try
 from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes, finite_number
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.mistakes import NAMED, recipe_of
-from attn_core.diagnosis.properties import broken_properties
+from attn_core.diagnosis.properties import Broken, broken_properties
 from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
@@ -79,7 +78,7 @@ class _Reading:
 
     @property
     def words(self) -> str:
-        return LAYOUTS[self.candidate.caller.convention.layout]
+        return self.candidate.caller.convention.words
 
     @property
     def named(self) -> tuple[Mistake, ...]:
@@ -90,29 +89,43 @@ class _Reading:
     def is_right(self) -> bool:
         return self.explanation is not None and not self.named
 
+    def is_unexplained_from(self, dimensions: int) -> bool:
+        return self.explanation is None and self.candidate.dimensions >= dimensions
+
+
+def _differ(one: _Reading, other: _Reading) -> bool:
+    """Whether one has to be told beside the other."""
+    verdicts = [
+        (x.explanation is None, {mistake.name for mistake in x.named}) for x in (one, other)
+    ]
+    return verdicts[0] != verdicts[1]
+
 
 def _compared(name: str, found: list[Candidate], masked_rows: bool) -> Report:
     """Judge the function with inputs of every number of dimensions that it takes."""
-    readings: dict[int, list[_Reading]] = {}
+    readings: dict[tuple[int, int], list[_Reading]] = {}
     for candidate in found:
         cases = candidate.cases(4, masked_rows)
         results = [candidate.caller(case) for case in cases]
         if distance(candidate.caller(cases[0]).output, results[0].output) > 1e-12:
             return _not_repeatable(name, candidate)
         reading = _Reading(candidate, list(zip(cases, results, strict=True)))
-        readings.setdefault(candidate.dimensions, []).append(reading)
+        group = candidate.caller.convention.group
+        readings.setdefault((candidate.dimensions, group), []).append(reading)
     judged = _judged(list(readings.values()))
+    # What is attention of heads, and of less something without a name, was not meant for less.
+    meant = max((one.candidate.dimensions for one in judged if one.is_right), default=0)
     wrong = sorted(
-        (one for one in judged if not one.is_right),
+        (one for one in judged if one.named or one.is_unexplained_from(meant)),
         key=lambda one: (one.explanation is None, -one.candidate.dimensions),
     )
-    main = wrong[0] if wrong else judged[0]
-    notes = tuple(_elsewhere(one) for one in judged if one.named != main.named or one.is_right)
+    main = wrong[0] if wrong else next(one for one in judged if one.is_right)
+    notes = tuple(_elsewhere(one) for one in judged if _differ(one, main))
     if main.explanation is None:
         report = _unexplained(name, main.candidate, masked_rows)
     else:
         report = _explained(name, main.candidate, main.explanation, masked_rows, main.further)
-    return replace(report, notes=notes if wrong else ())
+    return replace(report, notes=notes)
 
 
 def _judged(readings: list[list[_Reading]]) -> list[_Reading]:
@@ -144,6 +157,9 @@ def _explained_by(readings: list[_Reading], count: int, coarse: float) -> _Readi
     return None
 
 
+_HINT = "; name the layout= that it is meant for"
+
+
 def _elsewhere(reading: _Reading) -> str:
     """What it makes of inputs of other dimensions.
 
@@ -155,7 +171,8 @@ def _elsewhere(reading: _Reading) -> str:
         made = "is no attention there, for no reason that has a name"
     else:
         made = "is no attention there: " + "; ".join(one.says for one in reading.named)
-    return f"it takes ({reading.words}) as well, and {made}; name the layout= that it is meant for"
+    hint = "" if reading.candidate.caller.convention.group > 1 else _HINT
+    return f"it takes ({reading.words}) as well, and {made}{hint}"
 
 
 def _errs_like_rounding(candidate: Candidate, recipe: Recipe) -> bool:
@@ -240,7 +257,7 @@ def _unexplained(name: str, candidate: Candidate, masked_rows: bool) -> Report:
     return Report(
         name,
         convention=caller.convention,
-        broken=broken_properties(caller, cases),
+        broken=_broken_groups(caller, cases[0]) or broken_properties(caller, cases),
         error=max(_difference(caller, case) for case in cases),
         untested=candidate.untested,
         example=_smallest_example(caller, cases),
@@ -249,11 +266,29 @@ def _unexplained(name: str, candidate: Candidate, masked_rows: bool) -> Report:
     )
 
 
+def _broken_groups(caller: Caller, case: Case) -> tuple[Broken, ...]:
+    """Whether heads of keys are repeated as a whole, and should be one by one."""
+    group = caller.convention.group
+    if group == 1:
+        return ()
+    key, value = (np.tile(x[:, ::group], (1, group, 1, 1)) for x in (case.key, case.value))
+    expected = attend(Recipe(), replace(case, key=key, value=value)).output
+    if distance(caller(case).output, expected) > 1e-3:
+        return ()
+    heads = case.query.shape[1]
+    says = "heads of queries are paired with the wrong heads of keys and values"
+    pairs = ", ".join(f"{h} with {h % (heads // group)}" for h in range(heads))
+    right = ", ".join(f"{h} with {h // group}" for h in range(heads))
+    return (Broken(says, f"{pairs}, where grouped-query attention pairs {right}"),)
+
+
 def _smallest_example(caller: Caller, cases: list[Case]) -> Example | None:
     """The smallest inputs with which the function is wrong."""
     wrong = next((case for case in cases if _difference(caller, case) > 1e-3), None)
     if wrong is None:
         return None
+    if caller.convention.group > 1:  # small cases have their own heads
+        return Example(wrong, attend(Recipe(), wrong), caller(wrong))
     has_own_width = caller.convention.layout == "joined"
     for case in [*small_cases(wrong, keep_width=has_own_width), wrong]:
         try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_core.diagnosis.calling import LAYOUTS, Convention
+from attn_core.diagnosis.calling import Convention
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.recipe import Case, Result
@@ -144,7 +144,7 @@ class Report:
     def _notes(self) -> list[str]:
         notes = list(self.notes)
         if self.convention is not None:
-            notes.append(f"its inputs were read as ({LAYOUTS[self.convention.layout]})")
+            notes.append(f"its inputs were read as ({self.convention.words})")
             if self.convention.input_names is not None:
                 names = ", ".join(self.convention.input_names)
                 notes.append(f"query, key and value were given as {names}")

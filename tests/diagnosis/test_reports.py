@@ -1,5 +1,6 @@
 """Whatever a function does, its author gets a report in words, and never a traceback of ours."""
 
+import functools
 import json
 import math
 import os
@@ -485,6 +486,47 @@ def test_what_nobody_has_foreseen_gets_a_report(monkeypatch):
     assert "broke off with IndexError: nobody knows" in report.trouble
 
 
+def grouped(repeat, times=None):
+    def attention(query, key, value):
+        group = times or query.shape[1] // key.shape[1]
+        return right(query, repeat(key, group), repeat(value, group))
+
+    return attention
+
+
+def each(x, group):
+    return x.repeat_interleave(group, 1)
+
+
+def whole(x, group):
+    return x.repeat(1, group, 1, 1)
+
+
+def test_grouped_heads_are_tried():
+    assert diagnose(grouped(each))
+    assert diagnose(functools.partial(functional.scaled_dot_product_attention, enable_gqa=True))
+    report = diagnose(grouped(whole))
+    assert report.mistakes == ()
+    (broken,) = report.broken
+    assert "paired with the wrong heads" in broken.says
+    assert "1 with 1, 2 with 0" in broken.example
+    assert "1 with 0, 2 with 1" in broken.example
+    assert "is attention there" in report.notes[0]
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_heads_that_have_to_be_grouped_are_judged(times):
+    report = diagnose(grouped(each, times))
+    assert report, str(report)
+    assert report.convention.group == times
+    assert f"{times} heads of queries for one of keys" in str(report)
+
+    def attention(query, key, value):
+        return scores_of(query, each(key, times)).softmax(-2) @ each(value, times)
+
+    assert [one.name for one in diagnose(attention).mistakes] == ["softmax over queries"]
+
+
 def test_names_of_arguments_tell_their_order():
     def attention(values, keys, query, mask):
         scores = scores_of(query, keys).masked_fill(~mask, -torch.inf)
@@ -577,6 +619,7 @@ def test_the_finite_number_that_stands_for_infinity_is_measured(number, how):
     words = {-100.0: "−100", -1e4: "−10000", -1e9: "−1e9"}.get(number, "below −1e12")
     does = "added to hidden" if how == "added" and number > -1e12 else "hidden scores are set"
     assert words in report.mistakes[0].says
+    assert "<svg" in report._repr_html_()
     assert does in report.mistakes[0].says
 
 
