@@ -33,7 +33,7 @@ __all__ = [
 def diagnose(
     function: Callable[..., Any],
     *,
-    inputs: "tuple[Tensor, ...] | None" = None,
+    inputs: "Tensor | tuple[Tensor, ...] | None" = None,
     step: Callable[..., Any] | None = None,
     layout: str | None = None,
     heads: int | None = None,
@@ -69,7 +69,8 @@ def diagnose(
         function: a function ``(query, key, value)`` of NumPy arrays or PyTorch tensors, with a mask
             and a causal flag if it has them; or a :class:`torch.nn.Module` of one sequence, or of
             query, key and value.
-        inputs: what a module is called with, batch first; by default guessed from its layers.
+        inputs: what a module is called with, batch first, one tensor or several; by default
+            guessed from its layers.
         step: for a generator, ``step(piece, state)`` that returns what belongs to the piece, and
             the next state; the state is None at first. ``inputs`` is then one sequence.
         layout: how query, key and value are laid out: ``"BHLD"``, ``"BLHD"``, ``"BLD"``,
@@ -110,6 +111,7 @@ def diagnose(
     _check(function, layout, backend, mask_means, seconds, heads, width)
     _check_mask(function, mask)
     _check_inputs(inputs)
+    inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
     name = str(getattr(function, "__name__", type(function).__name__))
     torch = sys.modules.get("torch")
     is_module = torch is not None and isinstance(function, torch.nn.Module)
@@ -158,9 +160,8 @@ def _generator(
     if isinstance(function, torch.nn.Module):
         function = own_copy(function).eval()
     sequence = guessed_inputs(function)[0] if inputs is None else inputs
-    first = sequence[0] if isinstance(sequence, tuple) else sequence
     chosen = step if step is not None else steps_of(function)
-    return diagnose_generator(function, chosen, name, inputs=first, seconds=seconds)
+    return diagnose_generator(function, chosen, name, inputs=sequence[0], seconds=seconds)
 
 
 def _check(
