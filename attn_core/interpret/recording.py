@@ -1,5 +1,6 @@
 """Reading a model's attention while it runs, and taking heads out of it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -173,6 +174,7 @@ def _gives_weights(part: nn.Module) -> bool:
 
 
 def _naming(forward: Callable[..., Any], name: str, running: list[str]) -> Callable[..., Any]:
+    @functools.wraps(forward)  # generate() of transformers reads what forward takes
     def named_forward(*inputs: Any, **options: Any) -> Any:
         running.append(name)
         try:
