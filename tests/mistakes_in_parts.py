@@ -39,8 +39,8 @@ MISTAKES = [
         9,
         "latent: scale of the part without positions alone",
         "modules.latent",
-        "(self.query_proj.out_features // self.heads) + rotary_key.shape[-1]",
-        "(self.query_proj.out_features // self.heads)",
+        "1 / math.sqrt(head_dim + rotary_dim) if scale",
+        "1 / math.sqrt(head_dim) if scale",
         "modules/test_latent.py::test_it_is_the_formula_of_the_paper",
     ),
     Mistake(
@@ -279,8 +279,8 @@ MISTAKES = [
         10,
         "ALiBi: keys ahead are raised",
         "positions.alibi",
-        "return (per_head * -distance.abs()).to(query.dtype)",
-        "return (per_head * distance).to(query.dtype)",
+        "return (per_head[:, None, None] * -distance.abs()).to(query.dtype)",
+        "return (per_head[:, None, None] * distance).to(query.dtype)",
         "positions/test_alibi.py::test_the_bias_falls_by_the_slope_with_every_position_on_both_sides",
     ),
     Mistake(
