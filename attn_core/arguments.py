@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attn_core import scores as score_functions
+from attn_core.autocast import in_autocast_dtype
 from attn_core.checks import (
     broadcast_shapes,
     broadcasts_to,
@@ -15,7 +16,6 @@ from attn_core.checks import (
     check_number,
     check_q_offset,
     check_share,
-    is_tracing,
 )
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
@@ -41,7 +41,7 @@ class Arguments:
         dropout_p: share of weights dropped.
         q_offset: position of query 0 among the keys.
         without_heads: whether the caller gave plain matrices, so that the result is one too.
-        in_use: whether somebody knows already that each query and key has a pair.
+        in_use: whether each query and key has a pair; None if nobody has looked.
 
     Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
@@ -64,7 +64,7 @@ class Arguments:
     dropout_p: float
     q_offset: int | Tensor | None
     without_heads: bool
-    in_use: bool = False
+    in_use: bool | None = None
 
     @property
     def leading(self) -> torch.Size:
@@ -113,13 +113,19 @@ class Arguments:
         return self.mask.own_key and self._queries_start_at_first_key
 
     def table(self) -> Tensor | None:
-        """The mask as a bool tensor, broadcast to ``(..., Hq, L, S)``; None if it hides nothing."""
+        """The mask as a bool tensor, broadcast to ``(..., Hq, L, S)``; None if it hides nothing.
+
+        One row for all queries where they may attend the same keys, as with padding.
+        """
         if self.hides_nothing:
             return None
         if isinstance(self.mask, Mask):
             table = self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
-            return table[0] if table.ndim == 4 and len(table) == 1 else table
-        return self.mask
+            table = table[0] if table.ndim == 4 and len(table) == 1 else table
+        else:
+            assert self.mask is not None
+            table = self.mask
+        return table[..., :1, :] if self.q_len > 1 and table.stride(-2) == 0 else table
 
     def bias_table(self, query: Tensor, key: Tensor) -> Tensor | None:
         """What is added to the scores of query and key, broadcast to ``(..., Hq, L, S)``."""
@@ -127,6 +133,16 @@ class Arguments:
             device = query.device
             return self.bias(query, key, distances(self.q_len, self.k_len, self.q_offset, device))
         return self.bias
+
+    @property
+    def _is_harmless(self) -> bool:
+        """Whether all numbers are so small that a weight of 0, or a score of −inf, wipes them out.
+
+        Then nothing needs to be zeroed, which would copy keys and values.
+        """
+        most = math.sqrt(torch.finfo(self.query.dtype).max / max(1.0, abs(self.scale)))
+        lengths = (torch.linalg.vector_norm(x) for x in (self.query, self.key, self.value))
+        return _are_all(*(length < most for length in lengths))
 
     def without_masked(self, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, with zeros where no pair of the mask uses them.
@@ -139,7 +155,7 @@ class Arguments:
         table = table.reshape((1,) * (3 - table.ndim) + table.shape)
         row_is_used = table.any(-1, keepdim=True)
         key_is_used = table.any(-2).unsqueeze(-1)
-        if isinstance(self.mask, Mask) and _are_all(row_is_used, key_is_used):
+        if self.in_use is None and (_are_all(row_is_used, key_is_used) or self._is_harmless):
             return self.query, self.key, self.value
         if self.group > 1 and key_is_used.shape[-3] > 1:
             key_is_used = key_is_used.unflatten(-3, (-1, self.group)).any(-3)
@@ -163,6 +179,7 @@ def check_arguments(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     q_offset: int | Tensor | None = None,
+    follow_autocast: bool = True,
 ) -> Arguments:
     """Check the arguments of :func:`attn_core.attention` against each other.
 
@@ -178,6 +195,7 @@ def check_arguments(
         softcap: as there.
         dropout_p: as there.
         q_offset: as there.
+        follow_autocast: whether :class:`torch.autocast` decides on the dtype, where it is on.
 
     Returns:
         The checked arguments.
@@ -199,6 +217,8 @@ def check_arguments(
         raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if scale is not None:
         check_number("scale", scale)
+    if follow_autocast:
+        query, key, value, bias = in_autocast_dtype(query, key, value, bias)
     _check_tensors(query, key, value)
     if score in (None, score_functions.dot, score_functions.scaled_dot):
         _check_width(query, key, value)
@@ -359,11 +379,26 @@ def is_in_use(table: Tensor) -> bool:
     return _are_all(table.any(-1), table.any(-2))
 
 
+def is_any(table: Tensor) -> bool:
+    """Whether something in it is True, or may be: see :func:`_looks`."""
+    return not _are_all(~table)
+
+
 def _are_all(*tables: Tensor) -> bool:
-    """Whether all is True; not where the answer would have to be waited for, or traced."""
-    is_recorded = torch.compiler.is_compiling() or is_tracing()
-    looks = tables[0].device.type == "cpu" and not is_recorded
-    return looks and all(bool(table.all()) for table in tables)
+    """Whether all is True and can be seen to be: see :func:`_looks`."""
+    if not _looks(tables[0]):
+        return False
+    try:
+        return all(bool(table.all()) for table in tables)
+    except RuntimeError:  # vmap and fake tensors have no single number to read
+        return False
+
+
+def _looks(x: Tensor) -> bool:
+    """Whether a number can be read without waiting for it, and without tracing it as a constant."""
+    return (
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    )
 
 
 def _at_least_a_matrix(x: Tensor) -> Tensor:

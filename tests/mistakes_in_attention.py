@@ -261,7 +261,7 @@ MISTAKES = [
         3,
         "GPT forgets its mask",
         "models.gpt",
-        "mask=self.mask, cache=cache",
+        "mask=masks, cache=cache",
         "mask=None, cache=cache",
         MODELS,
     ),
@@ -499,9 +499,8 @@ MISTAKES = [
         8,
         "layers after the first forget the mask",
         "models.transformer",
-        "result = block(x, memory, cache=entry, return_weights=return_weights, **masks)",
-        "result = block(x, memory, cache=entry, return_weights=return_weights, "
-        "**(masks if number == 0 else {}))",
+        "mask=masks[number],",
+        "mask=masks[number] if number == 0 else None,",
         MODELS,
     ),
     Mistake(
@@ -533,8 +532,8 @@ MISTAKES = [
         9,
         "cached queries are turned as if they came first",
         "modules.multi_head",
-        "queries = self._rotate(queries, cache.length)",
-        "queries = self._rotate(queries, 0)",
+        "queries = rotated(self.rotary, queries, cache.length)",
+        "queries = rotated(self.rotary, queries, 0)",
         CACHED,
     ),
     Mistake(
@@ -549,9 +548,25 @@ MISTAKES = [
         9,
         "learned positions of cached tokens start again",
         "models.gpt",
-        "offset=0 if cache is None else cache[0].length",
+        "offset=start if positions is None else 0",
         "offset=0",
         "models/test_gpt.py::test_piece_by_piece_with_a_cache_is_the_full_pass",
+    ),
+    Mistake(
+        9,
+        "padding in front of a text counts as positions",
+        "models.gpt",
+        "(is_token.long().cumsum(-1) - 1)",
+        "(torch.ones_like(is_token).long().cumsum(-1) - 1)",
+        "models/test_gpt.py::test_padding_in_front_of_a_text_changes_none_of_its_logits",
+    ),
+    Mistake(
+        5,
+        "padding in front of a text is read as text",
+        "models.gpt",
+        "masks = [own & real for own in masks]",
+        "pass",
+        "models/test_gpt.py::test_the_loss_reads_and_counts_no_padding_in_front",
     ),
     # 10. ALiBi.
     Mistake(
