@@ -16,6 +16,7 @@ from attn_core.checks import (
     check_number,
     check_q_offset,
     check_share,
+    is_tracing,
 )
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
@@ -366,9 +367,11 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {arguments.query.device}")
     full = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, arguments.k_len)
     if not broadcasts_to(tensor.shape, full):
+        is_padding = name == "mask" and tensor.shape == (*full[:-3][-1:], full[-1])
+        hint = "; a table (batch, keys) of padding is masks.padding(mask)" if is_padding else ""
         raise ValueError(
             f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
-            f"got {name} {tuple(tensor.shape)}"
+            f"got {name} {tuple(tensor.shape)}{hint}"
         )
 
 
@@ -394,9 +397,8 @@ def _are_all(*tables: Tensor) -> bool:
 
 def _looks(x: Tensor) -> bool:
     """Whether a number can be read without waiting for it, and without tracing it as a constant."""
-    return (
-        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    )
+    is_recorded = torch.compiler.is_compiling() or is_tracing()
+    return x.device.type == "cpu" and not is_recorded
 
 
 def _at_least_a_matrix(x: Tensor) -> Tensor:

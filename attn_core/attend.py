@@ -133,7 +133,9 @@ def attention(
         key: ``(..., Hkv, S, D)``: S vectors that are compared with the queries.
         value: ``(..., Hkv, S, Dv)``: S vectors that are handed out.
         mask: bool, **True = may attend**, broadcast to ``(..., Hq, L, S)``; or a mask from
-            :mod:`attn_core.masks`.
+            :mod:`attn_core.masks`. Two dimensions are always ``(L, S)``: a table ``(batch, S)`` of
+            padding, as tokenizers give it, is :func:`masks.padding(table)
+            <attn_core.masks.padding>`.
         bias: floating point, broadcast to ``(..., Hq, L, S)``, added to the scores; or a bias from
             :mod:`attn_core.positions`.
         score: a callable ``(query, key) -> (..., L, S)``, see :mod:`attn_core.scores`. With grouped

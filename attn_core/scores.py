@@ -233,6 +233,8 @@ class Additive(nn.Module):
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
         check_sizes(query_dim=query_dim, key_dim=key_dim, hidden_dim=hidden_dim)
+        self.query_dim = query_dim
+        self.key_dim = key_dim
         self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
         self.key_proj = nn.Linear(key_dim, hidden_dim, bias=False)
         self.score_vector = nn.Parameter(torch.empty(hidden_dim))
@@ -240,8 +242,8 @@ class Additive(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
-        check_sequence("query", query, self.query_proj.in_features)
-        check_sequence("key", key, self.key_proj.in_features)
+        check_sequence("query", query, self.query_dim)
+        check_sequence("key", key, self.key_dim)
         _check_pair(query, key)
         check_same_kind("query", query, "the layer", self.score_vector)
         return self.from_projections(self.query_proj(query), self.key_proj(key))

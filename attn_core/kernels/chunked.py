@@ -25,7 +25,7 @@ from torch import Tensor
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
 from attn_core.autocast import autocast_dtype, without_autocast
-from attn_core.checks import broadcasts_to
+from attn_core.checks import broadcasts_to, is_tracing
 from attn_core.kernels.grid import window_of
 from attn_core.kernels.sdpa import FEW_SCORES
 from attn_core.kernels.walk import Walk
@@ -37,10 +37,15 @@ _LOG2_E = math.log2(math.e)
 
 def refusal(arguments: Arguments) -> str | None:
     """Say why this kernel cannot do the job, or None if it can."""
+    if is_tracing():
+        return "torch.jit.trace would write down the blocks of this very length"
     if arguments.score is not None:
         return "score is not the dot product"
     if not _is_softmax(arguments.normalizer):
         return "normalizer is neither softmax nor softmax_with_sink"
+    bias = arguments.bias
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     sink = _sink(arguments.normalizer)
     if isinstance(sink, Tensor):
         rows = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, 1)

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, is_any
+from attn_core.checks import is_tracing
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
 
@@ -41,7 +42,7 @@ def refusal(arguments: Arguments) -> str | None:
 
 def reluctance(arguments: Arguments) -> str | None:
     """Say why another kernel is better, though this one can do the job, or None if none is."""
-    if torch.compiler.is_compiling():  # see chunked
+    if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
     heads = arguments.leading.numel() * arguments.query.shape[-3]

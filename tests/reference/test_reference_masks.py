@@ -60,6 +60,8 @@ BAD_MASKS = {
     r"q_offset must have shape": lambda: reference.causal(2, 2, [[0]]),
     "lengths must be integers": lambda: reference.padding([1.5], 2),
     "lengths must have shape": lambda: reference.padding(2, 2),
+    "lengths must have k_len": lambda: reference.padding([[1, 0]], 3),
+    "lengths must be 0 and 1": lambda: reference.padding([[1, 2]], 2),
     "lengths must be between": lambda: reference.padding([3], 2),
     "length=-1": lambda: reference.sinusoidal(-1, 2),
     "dim=0": lambda: reference.sinusoidal(2, 0),
