@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_core.extras import needed
+
 
 @dataclass(frozen=True)
 class History:
@@ -267,16 +269,12 @@ def _error(model: nn.Module, validate: Callable[[], float], epoch: int) -> float
 
 
 def _progress(batches: Sequence[Any], description: str) -> Any:
-    try:
+    with needed("the progress bar"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("the progress bar needs tqdm: pip install tqdm") from error
     return tqdm(batches, desc=description, unit="step")
 
 
 def _open_log(log_dir: str | PathLike[str]) -> Any:
-    try:
+    with needed("log_dir"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("log_dir needs TensorBoard: pip install tensorboard") from error
     return SummaryWriter(log_dir)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from attn_core.diagnosis.properties import broken_properties
 from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
+from attn_core.extras import is_installed
 
 _OUTPUTS = {
     "BHLD": ("BHLD", "BLHD", "joined"),
@@ -109,7 +109,7 @@ def diagnose_function(
     layouts = ["joined"] if heads else ["BHLD", "BLHD", "BLD", "LD"]
     sizes = {one: sizes_to_try(one, heads or 4, width) for one in ([layout] if layout else layouts)}
     try:
-        backends = ["torch", "numpy"] if find_spec("torch") else ["numpy"]
+        backends = ["torch", "numpy"] if is_installed("torch") else ["numpy"]
         found = _candidates(function, how, [backend] if backend else backends, sizes, budget)
         return _compared(name, found, masked_rows)
     except TroubleError as error:
