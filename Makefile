@@ -2,13 +2,14 @@
 PYTHON = python3
 PY = .venv/bin/python
 ENVIRONMENT = .venv/ready
+PORT = 8000
 
 .PHONY: help book test serve notebooks chapter lab lint data bench experiments clean
 
 help:
 	@echo "make book        build the book into _build/html and say where to open it"
 	@echo "make test        run every test: package, notebooks and the built site (needs Chromium)"
-	@echo "make serve       build the book and serve it at http://127.0.0.1:8000"
+	@echo "make serve       build the book and serve it at http://127.0.0.1:8000; or PORT=8001"
 	@echo "make notebooks   execute every chapter in place"
 	@echo "make chapter C=chapters/part/name.ipynb   execute one chapter in place"
 	@echo "make lab         open the chapters in JupyterLab"
@@ -34,14 +35,14 @@ test: book data
 	$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --doctest-modules
 
 serve: book
-	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+	@$(PY) tools/serve_book.py "$(PORT)"
 
 notebooks: $(ENVIRONMENT) data
 	$(PY) tools/execute_notebooks.py
 
 chapter: $(ENVIRONMENT) data
 	@test -n "$(C)" || { echo "Say which: make chapter C=chapters/part/name.ipynb"; exit 1; }
-	$(PY) tools/execute_notebooks.py $(C)
+	@$(PY) tools/execute_notebooks.py "$(C)"
 
 lab: $(ENVIRONMENT) data
 	$(PY) -m jupyterlab chapters
@@ -65,7 +66,7 @@ bench: .bench/ready
 
 experiments: $(ENVIRONMENT) data
 	@test -n "$(C)" || { echo "Say which: make experiments C=why_attention"; exit 1; }
-	$(PY) -m experiments $(C)
+	@$(PY) -m experiments "$(C)"
 
 clean:
 	rm -rf .venv .bench _build _vendor
