@@ -10,12 +10,14 @@ from attn_core.checks import check_floating_point, check_same_kind, check_sizes
 from attn_core.kernels.padded import Padded, check_padded
 from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
+from attn_core.other_names import explains_other_names
 
 _REASON = "for the causal form there is causal=True"
 _BLOCK = 64  # Tokens of a bucket that are multiplied at once.
 _TOKENS_AT_ONCE = 2**14  # Tokens, counted once for each round, that are in work at once.
 
 
+@explains_other_names
 def lsh(
     query: Tensor,
     value: Tensor,

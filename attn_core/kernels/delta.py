@@ -16,6 +16,7 @@ from attn_core.kernels.recurrence import (
     without_autocast,
 )
 from attn_core.masks import Mask
+from attn_core.other_names import explains_other_names
 
 
 @overload
@@ -50,6 +51,7 @@ def delta_rule(
 ) -> RecurrentOutput: ...
 
 
+@explains_other_names
 def delta_rule(
     query: Tensor,
     key: Tensor,

@@ -17,6 +17,7 @@ from attn_core.kernels.recurrence import (
     without_autocast,
 )
 from attn_core.masks import Mask
+from attn_core.other_names import explains_other_names
 
 FeatureMap = Callable[[Tensor], Tensor]
 
@@ -80,6 +81,7 @@ def linear_attention(
 ) -> RecurrentOutput: ...
 
 
+@explains_other_names
 def linear_attention(
     query: Tensor,
     key: Tensor,

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from attn_core.checks import check_share, check_sizes, check_tokens
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
+from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding, SegmentEncoding
 
 __all__ = ["BERT", "MaskedTokenHead"]
 
 
+@explains_other_names
 class MaskedTokenHead(nn.Module):
     r"""Guess the token at every position, from what the encoder says of it.
 
@@ -54,6 +56,7 @@ class MaskedTokenHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.inner(states))), embedding, self.bias)
 
 
+@explains_other_names
 class BERT(nn.Module):
     r"""Give every token a vector that knows the whole text.
 

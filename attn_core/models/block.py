@@ -9,6 +9,7 @@ from attn_core.attend import AttentionOutput
 from attn_core.checks import check_batch, check_sequence, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
+from attn_core.other_names import explains_other_names
 
 __all__ = ["Block", "BlockCache", "BlockOutput", "FeedForward"]
 
@@ -48,6 +49,7 @@ class BlockCache(NamedTuple):
         return self.tokens.length
 
 
+@explains_other_names
 class FeedForward(nn.Module):
     r"""Change every vector by itself, in a wider space: two linear maps with a bend between them.
 
@@ -118,6 +120,7 @@ class FeedForward(nn.Module):
         return f"activation={self.activation}"
 
 
+@explains_other_names
 class Block(nn.Module):
     r"""Attend, then feed forward, each added to what came in: one layer of a Transformer.
 

@@ -11,11 +11,13 @@ from attn_core.masks import causal
 from attn_core.masks import window as window_mask
 from attn_core.models.block import BlockCache
 from attn_core.models.transformer import TransformerDecoder
+from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["GPT"]
 
 
+@explains_other_names
 class GPT(nn.Module):
     r"""Predict the next token from the tokens before it.
 

@@ -14,12 +14,14 @@ from attn_core.checks import (
     check_share,
     check_sizes,
 )
+from attn_core.other_names import explains_other_names
 
 __all__ = ["GAT", "GraphAttention"]
 
 Version = Literal[1, 2]
 
 
+@explains_other_names
 class GraphAttention(nn.Module):
     r"""Let every node of a graph gather from its neighbours, several heads side by side.
 
@@ -161,6 +163,7 @@ class GraphAttention(nn.Module):
         return f"heads={self.heads}, version={self.version}, self_loops={self.self_loops}"
 
 
+@explains_other_names
 class GAT(nn.Module):
     r"""Classify the nodes of a graph by two layers of graph attention.
 

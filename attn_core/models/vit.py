@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from attn_core.checks import check_floating_point, check_same_kind, check_share, check_sizes
 from attn_core.models.transformer import TransformerEncoder
+from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["ViT"]
 
 
+@explains_other_names
 class ViT(nn.Module):
     r"""Classify an image from the patches that it is cut into.
 

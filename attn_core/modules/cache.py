@@ -8,8 +8,10 @@ from torch import Tensor
 
 from attn_core.checks import check_floating_point, check_sizes
 from attn_core.masks import Mask, causal
+from attn_core.other_names import explains_other_names
 
 
+@explains_other_names
 class KVCache:
     r"""Keep the keys and values of the tokens that were seen, so that a new one computes its own.
 

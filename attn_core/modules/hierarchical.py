@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import check_same_kind, check_sequence, check_sizes
+from attn_core.other_names import explains_other_names
 
 
 class HierarchicalOutput(NamedTuple):
@@ -32,6 +33,7 @@ class HierarchicalOutput(NamedTuple):
     sentence_weights: Tensor
 
 
+@explains_other_names
 class HierarchicalAttention(nn.Module):
     r"""Sum the words of each sentence up, then the sentences of each document.
 

@@ -10,11 +10,13 @@ from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import check_floating_point, check_q_offset, check_sequence, check_sizes
 from attn_core.masks import Mask
 from attn_core.normalizers import softmax
+from attn_core.other_names import explains_other_names
 from attn_core.scores import dot
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
+@explains_other_names
 class LocalMonotonic(nn.Module):
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
@@ -101,6 +103,7 @@ class LocalMonotonic(nn.Module):
         return f"window={self.window}"
 
 
+@explains_other_names
 class LocalPredictive(nn.Module):
     r"""Look around a place that the query predicts: Luong's *local-p*.
 

@@ -5,8 +5,10 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
+from attn_core.other_names import explains_other_names
 
 
+@explains_other_names
 class SelfAttention(nn.Module):
     r"""Let every vector of a sequence gather from all the others.
 

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.checks import check_q_offset, check_sizes
+from attn_core.other_names import explains_other_names
 
 
+@explains_other_names
 class Bias(nn.Module):
     r"""Add to a score what follows from the distance of its query and its key.
 

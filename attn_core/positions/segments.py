@@ -10,6 +10,7 @@ from attn_core.checks import (
     check_sequence,
     check_sizes,
 )
+from attn_core.other_names import explains_other_names
 
 
 def restarting(segment_ids: Tensor) -> Tensor:
@@ -53,6 +54,7 @@ def restarting(segment_ids: Tensor) -> Tensor:
     return here - torch.where(starts, here, 0).cummax(-1).values
 
 
+@explains_other_names
 class SegmentEncoding(nn.Module):
     r"""Add a learned vector per segment to each vector of a sequence.
 

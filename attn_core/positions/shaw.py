@@ -12,9 +12,11 @@ from attn_core.checks import (
     check_sequence,
     check_sizes,
 )
+from attn_core.other_names import explains_other_names
 from attn_core.positions.bias import Bias, distances
 
 
+@explains_other_names
 class ShawBias(Bias):
     r"""Score a query against a learned vector for the distance, beside the key itself.
 
@@ -82,6 +84,7 @@ class ShawBias(Bias):
         )
 
 
+@explains_other_names
 class ShawValues(nn.Module):
     r"""Add to the output the learned vector of each key's distance, weighted as the key is.
 
