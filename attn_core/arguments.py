@@ -15,6 +15,7 @@ from attn_core.checks import (
     check_number,
     check_q_offset,
     check_share,
+    is_integer,
 )
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
@@ -213,6 +214,8 @@ def check_arguments(
     check_share("dropout_p", dropout_p)
     if q_offset is not None:
         check_q_offset(q_offset)
+        if is_integer(q_offset):
+            q_offset = int(q_offset)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0
     if mask is causal() and isinstance(q_offset, int) and q_offset >= key.shape[-2] - 1:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +16,18 @@ if TYPE_CHECKING:
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Refuse a size that is no integer, or below the least."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def is_integer(number: object) -> bool:
+    """Whether it is an integer of Python or NumPy, or a tensor that holds one and no dimension."""
+    if isinstance(number, Tensor):
+        is_number = number.is_floating_point() or number.is_complex() or number.dtype == torch.bool
+        return number.ndim == 0 and not is_number
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def check_number(name: str, number: object) -> None:
@@ -134,6 +143,8 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
 
 def check_q_offset(q_offset: object) -> None:
     """Refuse what is neither an integer nor a vector of integers."""
+    if is_integer(q_offset):
+        return
     if isinstance(q_offset, Tensor):
         if q_offset.is_floating_point() or q_offset.is_complex() or q_offset.dtype == torch.bool:
             raise TypeError(f"q_offset must hold integers, got {q_offset.dtype}")
@@ -142,5 +153,5 @@ def check_q_offset(q_offset: object) -> None:
                 "q_offset must be an int or one integer per batch entry, got shape "
                 f"{tuple(q_offset.shape)}"
             )
-    elif not isinstance(q_offset, int) or isinstance(q_offset, bool):
+    else:
         raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")

@@ -59,7 +59,7 @@ def length_batches(
     """
     if batch_size < 1 or epochs < 1:
         raise ValueError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     lengths = torch.as_tensor(lengths)
     batches: list[Tensor] = []
     for _ in range(epochs):

@@ -85,6 +85,7 @@ def lsh(
     """
     _check_tokens(query, value)
     check_sizes(buckets=buckets, rounds=rounds)
+    buckets, rounds = int(buckets), int(rounds)
     if buckets > 1 and buckets % 2:
         raise ValueError(f"buckets must be 1 or even, got {buckets}")
     value_heads = value.shape[-3] if value.ndim > 2 else 1

@@ -47,6 +47,7 @@ class MaskedTokenHead(nn.Module):
     def __init__(self, dim: int, vocab_size: int, eps: float = 1e-12) -> None:
         super().__init__()
         check_sizes(dim=dim, vocab_size=vocab_size)
+        dim = int(dim)
         self.inner = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -115,6 +116,7 @@ class BERT(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, dim=dim)
+        dim = int(dim)
         check_share("dropout", dropout)
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.segment = SegmentEncoding(segments, dim)

@@ -193,6 +193,7 @@ class Block(nn.Module):
         self.attention = MultiHeadAttention(
             dim, heads, kv_heads=kv_heads, dropout=dropout, rotary=rotary
         )
+        dim = int(dim)
         self.attention_norm = nn.LayerNorm(dim, eps=eps)
         self.memory_attention = MultiHeadAttention(dim, heads, dropout=dropout) if cross else None
         self.memory_norm = nn.LayerNorm(dim, eps=eps) if cross else None

@@ -37,6 +37,7 @@ class _Stack(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, final_norm: bool | None, **block: Any):
         super().__init__()
         check_sizes(dim=dim, heads=heads, layers=layers)
+        dim = int(dim)
         blocks = [Block(dim, heads, **block) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         # Before the norm, a pre-norm stack is a sum of as many terms as it has layers.

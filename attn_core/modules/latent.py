@@ -101,6 +101,7 @@ class MultiHeadLatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads, kv_rank=kv_rank)
+        kv_rank = int(kv_rank)
         if head_dim is None:
             if dim % heads:
                 raise ValueError(f"dim must be a multiple of heads, got dim {dim}, heads {heads}")
@@ -113,6 +114,7 @@ class MultiHeadLatentAttention(nn.Module):
             raise ValueError(f"rotary_dim must be even, got {rotary_dim}")
         if query_rank is not None:
             check_sizes(query_rank=query_rank)
+            query_rank = int(query_rank)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
         check_share("dropout", dropout)

@@ -134,7 +134,7 @@ def distances(
     elif q_len != k_len:
         raise ValueError(f"q_offset must be given, for there are {q_len} queries for {k_len} keys")
     offset: int | Tensor = 0 if q_offset is None else q_offset
-    if isinstance(offset, Tensor):
+    if isinstance(offset, Tensor) and offset.ndim:
         offset = offset.to(device)[:, None, None, None]
     query = torch.arange(q_len, device=device)[:, None] + offset
     return torch.arange(k_len, device=device) - query
