@@ -38,6 +38,25 @@ AXE_OPTIONS = {
     "resultTypes": ["violations"],
     "preload": False,  # axe's own copy of the style sheets would look for its imports elsewhere
 }
+AXE_CONTRAST = {**AXE_OPTIONS, "runOnly": ["color-contrast"]}
+# Two thirds of a page's elements are the signs of its equations, and axe's time follows their
+# number. Equations in places of one kind have one colour, so the first of each kind keeps its
+# signs; so does one with colours of its own. The others keep their size and what is read out.
+EMPTY_EQUATIONS = """() => {
+  const kept = new Set();
+  const equations = [...document.querySelectorAll('.katex-html')]
+    .filter(e => !e.querySelector('[style*="color"]'))
+    .map(e => [e, e.getBoundingClientRect()]);
+  for (const [e, box] of equations) {
+    const {tagName, className} = e.closest('.math').parentElement;
+    const kind = `${tagName} ${className}`;
+    if (!kept.has(kind)) { kept.add(kind); continue; }
+    const blank = document.createElement('span');
+    blank.style.cssText =
+      `display: inline-block; width: ${box.width}px; height: ${box.height}px`;
+    e.replaceChildren(blank);
+  }
+}"""
 UNRENDERED_MATHS = """() => [...document.querySelectorAll('.math')]
     .filter(e => !e.querySelector('.katex-html') || !e.querySelector('math annotation') ||
       getComputedStyle(e.querySelector('.katex')).fontFamily.indexOf('KaTeX_Main') < 0)
@@ -136,20 +155,11 @@ def opened(browser: Browser, address: str, home: str, visit: Visit) -> Iterator[
     context.close()
 
 
-def violations(page: Page, where: str, *, inside_code: bool = True) -> list[str]:
-    """axe-core's findings, one line for each element.
-
-    Contrast takes most of axe's time, nearly all of it in the words of code and the signs of
-    equations. Their colours are the same at every width, so one width is enough for them.
-    """
-    runs = [(None, AXE_OPTIONS)]
-    if not inside_code:
-        no_contrast = {**AXE_OPTIONS, "rules": {"color-contrast": {"enabled": False}}}
-        contrast = {**AXE_OPTIONS, "runOnly": ["color-contrast"]}
-        runs = [(None, no_contrast), ({"exclude": [[".highlight"], [".katex"]]}, contrast)]
+def violations(page: Page, where: str, options: dict = AXE_OPTIONS) -> list[str]:
+    """axe-core's findings, one line for each element."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = [v for run in runs for v in page.evaluate(AXE_RUN, run)["violations"]]
+    found = page.evaluate(AXE_RUN, [None, options])["violations"]
     return [f"{where}: {v['id']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
 
 
@@ -167,19 +177,33 @@ def weight(browser: Browser, address: str) -> dict[str, int]:
     return sizes
 
 
-def visited(browser: Browser, address: str, home: str) -> Visit:
+def visited(browser: Browser, address: str, home: str, *, with_axe: bool = True) -> Visit:
     visit = Visit()
     with opened(browser, address, home, visit) as page:
         visit.equations = page.locator(".katex").count()
         visit.unrendered = page.evaluate(UNRENDERED_MATHS)
-        for name, width in WIDTHS.items():
+        for width in WIDTHS.values():
             page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(500)  # the scripts answer a resize after 0.3 s
-            for scheme in SCHEMES:
-                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-                where = f"{name}, {scheme}"
-                visit.violations += violations(page, where, inside_code=name == "desktop")
-                if scheme == "dark":
-                    visit.dimmed += page.evaluate(DIMMED_FIGURES)
             visit.scrolls += page.evaluate(PAGE_SCROLL)
+        page.emulate_media(color_scheme="dark")
+        visit.dimmed += page.evaluate(DIMMED_FIGURES)
+        if with_axe:
+            page.evaluate(EMPTY_EQUATIONS)
+            visit.violations = accessibility(page)
     return visit
+
+
+def accessibility(page: Page) -> list[str]:
+    """axe-core's findings at every width and in every colour scheme.
+
+    Only colours follow the scheme: the first is checked by all rules, the others by contrast.
+    """
+    found = []
+    for name, width in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(500)  # the theme's scripts answer a resize after 0.3 s
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            options = AXE_OPTIONS if scheme == SCHEMES[0] else AXE_CONTRAST
+            found += violations(page, f"{name}, {scheme}", options)
+    return found

@@ -11,9 +11,16 @@ PAGE = """<!DOCTYPE html>
 <html lang="en" data-theme="light">
 <head><title>A page</title><meta name="viewport" content="width=device-width">
 <link rel="icon" href="data:,">
-<style>@media (min-width: 600px) {{ .phone {{ display: none }} }}</style></head>
+<style>
+@media (min-width: 600px) {{ .phone {{ display: none }} }}
+@media (prefers-color-scheme: dark) {{ .dark-and-pale {{ color: #aaa }} }}
+</style></head>
 <body><main><h1>A page</h1>{body}</main></body></html>"""
 
+EQUATION = (
+    '<span class="math"><span class="katex"><math><semantics><mi>x</mi><annotation>x</annotation>'
+    '</semantics></math><span class="katex-html"><b>softmax</b></span></span></span>'
+)
 DEFECTS = [
     ("third_party", '<script src="https://cdn.example/library.js"></script>'),
     ("failed", '<img alt="A picture that is not there" src="http://127.0.0.1:1/picture.png">'),
@@ -21,6 +28,9 @@ DEFECTS = [
     ("violations", '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">'),
     ("violations", '<p style="color: #aaa; background: #fff">pale</p>'),
     ("violations", '<div class="phone" style="color: #aaa; background: #fff">pale</div>'),
+    ("violations", '<p class="dark-and-pale">pale in the dark</p>'),
+    ("violations", f"{EQUATION}<p style='color: #aaa'>{EQUATION}</p>"),
+    ("violations", EQUATION + EQUATION.replace("<b>", '<b style="color: #aaa">')),
     (
         "violations",
         '<details><summary aria-label="Toggle hidden content">Show the imports</summary></details>',
