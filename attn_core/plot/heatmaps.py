@@ -370,9 +370,11 @@ def _token_axes(
             ha="right" if turned else "center",
             rotation_mode="anchor" if turned else "default",
             fontproperties=to_font(font, size),
+            parse_math=False,
         )
     if rows is not None and len(rows) <= _MOST_TICKS:
-        ax.set_yticks(range(len(rows)), rows, fontproperties=to_font(font, size))
+        properties = to_font(font, size)
+        ax.set_yticks(range(len(rows)), rows, fontproperties=properties, parse_math=False)
     ax.tick_params(length=0 if max(table.shape) <= _MOST_TICKS else 3)
     ax.set(xlabel="key", ylabel="query")
 
