@@ -62,7 +62,7 @@ lab: $(ENVIRONMENT) data
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff format --check
 	$(PY) -m ruff check
-	$(PY) -m mypy attn_core
+	$(PY) -m mypy attn_core tests/client.py
 
 data: $(ENVIRONMENT)
 	@$(PY) -m attn_core.data

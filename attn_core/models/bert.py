@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -43,6 +44,8 @@ class MaskedTokenHead(nn.Module):
         >>> MaskedTokenHead(8, 100)(torch.ones(2, 5, 8), torch.ones(100, 8)).shape
         torch.Size([2, 5, 100])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, dim: int, vocab_size: int, eps: float = 1e-12) -> None:
         super().__init__()
@@ -98,6 +101,8 @@ class BERT(nn.Module):
         >>> (vectors @ vectors[0]).round(decimals=2)
         tensor([1.0000, 0.6700, 0.0800])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,11 +1,13 @@
 """The block that every Transformer here is a stack of: attention, then a feed-forward network."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_batch, check_sequence, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
@@ -83,6 +85,8 @@ class FeedForward(nn.Module):
         >>> FeedForward(8, hidden_dim=24, activation="swiglu").gate
         Linear(in_features=8, out_features=24, bias=False)
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -171,6 +175,8 @@ class Block(nn.Module):
         >>> block(x, memory, return_weights=True).memory_weights.shape
         torch.Size([2, 4, 5, 7])
     """
+
+    __call__: TensorOrWeights[BlockOutput]
 
     def __init__(
         self,

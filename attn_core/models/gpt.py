@@ -1,5 +1,6 @@
 """A language model: a stack of causal blocks that says how likely every next token is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ class GPT(nn.Module):
         >>> llama(prompt).shape
         torch.Size([1, 3, 100])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Attention on graphs: a node gathers from its neighbours, and the edges are the mask."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import (
     check_floating_point,
     check_number,
@@ -72,6 +74,8 @@ class GraphAttention(nn.Module):
         >>> output.shape, weights[0, 0].tolist()
         (torch.Size([3, 8]), [0.5, 0.5, 0.0])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,
@@ -200,6 +204,8 @@ class GAT(nn.Module):
         >>> model(torch.ones(5, 3), torch.eye(5).bool()).shape
         torch.Size([5, 2])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The hierarchical attention network: words make sentences, and sentences make a document."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,8 @@ class ReadAndAttend(nn.Module):
         >>> reader(torch.ones(2, 5, 3), torch.tensor([5, 2])).output.shape
         torch.Size([2, 8])
     """
+
+    __call__: Callable[..., AttentionOutput]
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -155,6 +158,8 @@ class HierarchicalClassifier(nn.Module):
         >>> model.classify(documents).sentence_weights[1].tolist()
         [1.0, 0.0]
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

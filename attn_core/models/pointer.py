@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -86,6 +87,8 @@ class PointerGenerator(nn.Module):
         >>> model.greedy(source, max_length=5).weights.shape[::2]
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

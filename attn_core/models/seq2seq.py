@@ -222,6 +222,8 @@ class Seq2Seq(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         source_vocab: Vocabulary,

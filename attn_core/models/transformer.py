@@ -1,12 +1,14 @@
 """The Transformer: a stack that reads, a stack that writes, and the two together."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
@@ -104,6 +106,8 @@ class TransformerEncoder(_Stack):
         torch.Size([2, 5, 16])
     """
 
+    __call__: TensorOrWeights[StackOutput]
+
     def __init__(
         self, dim: int, heads: int, layers: int, *, final_norm: bool | None = None, **block: Any
     ) -> None:
@@ -169,6 +173,8 @@ class TransformerDecoder(_Stack):
         >>> decoder(torch.ones(2, 1, 16), memory, cache=cache).shape, cache[0].length
         (torch.Size([2, 1, 16]), 6)
     """
+
+    __call__: TensorOrWeights[StackOutput]
 
     def __init__(
         self,
@@ -268,6 +274,8 @@ class Transformer(nn.Module):
         >>> model.generate(source, max_length=5).shape[0]
         2
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """A Transformer that sees: an image is a sentence of patches."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -51,6 +52,8 @@ class ViT(nn.Module):
         >>> model(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Whisper: an encoder that hears, and a decoder that writes down what was said."""
 
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -76,6 +77,8 @@ class Whisper(nn.Module):
         >>> weights.shape  # batch, layers, heads, tokens, fiftieths of a second
         torch.Size([1, 4, 6, 1, 50])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_same_kind, check_sequence, check_sizes
 from attn_core.other_names import explains_other_names
 
@@ -80,6 +81,8 @@ class HierarchicalAttention(nn.Module):
         >>> layer(words, mask=mask, return_weights=True).sentence_weights[1, 2].item()
         0.0
     """
+
+    __call__: TensorOrWeights[HierarchicalOutput]
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
@@ -84,6 +85,8 @@ class MultiHeadLatentAttention(nn.Module):
         >>> cache.key.shape[-1] + cache.value.shape[-1]  # and not 2 × 64
         20
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attn_core import masks
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_floating_point, check_q_offset, check_sequence, check_sizes
 from attn_core.masks import Mask
 from attn_core.normalizers import softmax
@@ -47,6 +48,8 @@ class LocalMonotonic(nn.Module):
                  [0.0000, 0.5000, 0.5000],
                  [0.0000, 0.0000, 1.0000]]])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, window: int, *, score: Score | None = None) -> None:
         super().__init__()
@@ -143,6 +146,8 @@ class LocalPredictive(nn.Module):
         >>> layer(query, key, return_weights=True).weights.detach()
         tensor([[[0.0000, 0.0271, 0.1213, 0.2000, 0.1213, 0.0271]]])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
@@ -63,6 +64,8 @@ class MultiHeadAttention(nn.Module):
         >>> layer(x, return_weights=True).weights.shape
         torch.Size([2, 4, 5, 5])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
 from attn_core.other_names import explains_other_names
@@ -37,6 +38,8 @@ class AttentionPooling(nn.Module):
         >>> pooling(torch.ones(2, 3, 4), mask=masks.padding([3, 1])).shape
         torch.Size([2, 4])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
 from attn_core.other_names import explains_other_names
@@ -40,6 +41,8 @@ class SelfAttention(nn.Module):
         >>> SelfAttention(dim=6, head_dim=4)(torch.ones(2, 3, 6)).shape
         torch.Size([2, 3, 4])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, dim: int, head_dim: int | None = None, *, bias: bool = True) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """Encodings: a vector per position that is added to the embedding of the token there."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +80,8 @@ class SinusoidalEncoding(nn.Module):
                  [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, dim: int, base: float = 10000.0) -> None:
         super().__init__()
         sinusoidal(0, dim, base)  # checks both
@@ -137,6 +141,8 @@ class LearnedEncoding(nn.Module):
         >>> LearnedEncoding(max_len=10, dim=4)(torch.zeros(2, 3, 4)).shape
         torch.Size([2, 3, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, max_len: int, dim: int) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """A bias: what the distance between a query and a key adds to their score."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,8 @@ class Bias(nn.Module):
         tensor([[0.5000, 1.0000, 0.5000],
                 [0.2500, 0.5000, 1.0000]])
     """
+
+    __call__: Callable[..., Tensor]
 
     #: Whether ``forward`` reads query and key, and not their distance alone.
     uses_content = False

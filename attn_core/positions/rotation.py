@@ -1,5 +1,6 @@
 """Rotary positions: a vector is turned by an angle that grows with its position."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -105,6 +106,8 @@ class Rotary(nn.Module):
         >>> bool((turn(query) == rotary(query)).all())
         True
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

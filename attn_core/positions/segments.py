@@ -1,5 +1,7 @@
 """Segments: stretches of a sequence that are told apart, or that count their positions anew."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +84,8 @@ class SegmentEncoding(nn.Module):
         >>> layer(torch.zeros(3, 5, 4), torch.tensor([0, 0, 0, 1, 1])).shape
         torch.Size([3, 5, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, segments: int, dim: int) -> None:
         super().__init__()

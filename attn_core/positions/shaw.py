@@ -1,6 +1,7 @@
 """Relative positions as Shaw and others learn them: a vector for each distance."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,8 @@ class ShawValues(nn.Module):
         >>> (output + ShawValues(value_dim=64, max_distance=4)(weights)).shape
         torch.Size([2, 8, 5, 64])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, value_dim: int, max_distance: int, heads: int | None = None) -> None:
         super().__init__()
