@@ -12,6 +12,7 @@ from attn_core.checks import (
     broadcast_shapes,
     broadcasts_to,
     check_floating_point,
+    check_not_sparse,
     check_number,
     check_q_offset,
     check_share,
@@ -199,6 +200,8 @@ def check_arguments(
         raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if scale is not None:
         check_number("scale", scale)
+    check_not_sparse("mask", mask)
+    check_not_sparse("bias", bias)
     _check_tensors(query, key, value)
     if score in (None, score_functions.dot, score_functions.scaled_dot):
         _check_width(query, key, value)

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple, overload
 from torch import Tensor
 
 from attn_core.arguments import check_arguments
+from attn_core.calls import checked_call
 from attn_core.kernels import choosing, explicit
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 from attn_core.positions import Bias
 
 __all__ = ["AttentionOutput", "attention"]
@@ -94,7 +94,7 @@ def attention(
 ) -> Tensor | AttentionOutput: ...
 
 
-@explains_other_names
+@checked_call
 def attention(
     query: Tensor,
     key: Tensor,

@@ -30,6 +30,12 @@ def is_integer(number: object) -> bool:
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
+def check_flag(name: str, flag: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
 def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
@@ -51,6 +57,13 @@ def check_floating_point(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    check_not_sparse(name, x)
+
+
+def check_not_sparse(name: str, x: object) -> None:
+    """Refuse a tensor that does not hold all its entries."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {x.layout}: give {name}.to_dense()")
 
 
 def check_integers(name: str, x: Tensor) -> None:

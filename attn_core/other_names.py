@@ -3,10 +3,7 @@
 The names are those of PyTorch, transformers, flash-attn and xFormers.
 """
 
-import inspect
-from collections.abc import Callable, Iterable
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 # By the name here: other names of the same argument.
 _SAME = {
@@ -64,50 +61,8 @@ _OTHERWISE = {
     "heads": {"batch_first": "the batch always comes first here"},
 }
 
-Named = TypeVar("Named", bound=Callable[..., Any])
 
-
-def explains_other_names(thing: Named) -> Named:
-    """Let an unknown argument's error say what it is called here.
-
-    Args:
-        thing: a function; or a class, of which it is done to ``__init__`` and ``forward``.
-
-    Returns:
-        The class itself, or a function that is called like this one.
-
-    Source: the documentation of the libraries named above.
-
-    Example:
-        >>> @explains_other_names
-        ... def turn(*, base):
-        ...     return base
-        >>> turn(theta=500.0)
-        Traceback (most recent call last):
-        TypeError: turn() got an unexpected keyword argument 'theta'; theta is called base here
-    """
-    if inspect.isclass(thing):
-        for name in {"__init__", "forward"} & set(vars(thing)):
-            setattr(thing, name, explains_other_names(vars(thing)[name]))
-        return thing
-
-    @wraps(thing)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return thing(*args, **kwargs)
-        except TypeError as error:
-            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-                raise  # from inside of the call
-            own = inspect.signature(thing).parameters
-            hints = [hint for other in kwargs if other not in own for hint in _hints(other, own)]
-            if not hints:
-                raise
-            raise TypeError("; ".join([str(error), *hints])) from None
-
-    return call  # type: ignore[return-value]
-
-
-def _hints(other: str, own: Iterable[str]) -> list[str]:
+def hints(other: str, own: Iterable[str]) -> list[str]:
     """What a name of others is here, in a call with these arguments: at most one sentence."""
     same = [name for name in own if other in _SAME.get(name, "").split()]
     if same:

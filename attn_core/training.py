@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_core.checks import check_integers, check_not_sparse, check_sizes
 from attn_core.extras import needed
 
 
@@ -51,16 +52,25 @@ def length_batches(
         A list of int64 tensors, the examples' indices ``(batch,)``.
 
     Raises:
-        ValueError: ``batch_size`` or ``epochs`` is less than 1.
+        ValueError: ``batch_size`` or ``epochs`` is less than 1, or ``lengths`` no vector.
+        TypeError: an argument holds something else than integers.
 
     Example:
         >>> sorted(sorted(batch.tolist()) for batch in length_batches([9, 1, 8, 2], 2))
         [[0, 2], [1, 3]]
     """
-    if batch_size < 1 or epochs < 1:
-        raise ValueError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
+    check_sizes(batch_size=batch_size, epochs=epochs)
+    check_sizes(least=0, seed=seed)
+    check_not_sparse("lengths", lengths)
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must be a vector, got the shape {tuple(lengths.shape)}")
+    if len(lengths):
+        check_integers("lengths", lengths)
     generator = torch.Generator().manual_seed(int(seed))
-    lengths = torch.as_tensor(lengths)
     batches: list[Tensor] = []
     for _ in range(epochs):
         shuffled = torch.randperm(len(lengths), generator=generator)

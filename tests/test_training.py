@@ -33,7 +33,7 @@ def test_the_seed_decides_the_order():
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 2, "epochs": 0}])
 def test_sizes_below_one_are_refused(arguments):
-    with pytest.raises(ValueError, match="batch_size and epochs"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
         length_batches([1, 2], **arguments)
 
 

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sizes
 from attn_core.kernels.padded import Padded, check_padded
 from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 _REASON = "for the causal form there is causal=True"
 _BLOCK = 64  # Tokens of a bucket that are multiplied at once.
 _TOKENS_AT_ONCE = 2**14  # Tokens, counted once for each round, that are in work at once.
 
 
-@explains_other_names
+@checked_call
 def lsh(
     query: Tensor,
     value: Tensor,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attn_core.arguments import Arguments, Normalizer, Score, check_arguments
+from attn_core.calls import checked_call
 from attn_core.kernels import banded, chunked, explicit, flex, sdpa
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 from attn_core.positions.bias import Bias
 
 __all__ = ["Choice", "use", "which"]
@@ -109,7 +109,7 @@ def use(kernel: KernelName) -> Iterator[None]:
         _fixed.reset(token)
 
 
-@explains_other_names
+@checked_call
 def which(
     query: Tensor,
     key: Tensor,

@@ -5,6 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_number
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -16,7 +17,6 @@ from attn_core.kernels.recurrence import (
     without_autocast,
 )
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 
 @overload
@@ -51,7 +51,7 @@ def delta_rule(
 ) -> RecurrentOutput: ...
 
 
-@explains_other_names
+@checked_call
 def delta_rule(
     query: Tensor,
     key: Tensor,

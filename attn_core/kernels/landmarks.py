@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.calls import checked_call
 from attn_core.checks import check_sizes
 from attn_core.kernels.padded import Padded, broadcasts_to, check_padded, real_keys
 from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 _REASON = (
     "the landmarks of nystrom are means over all positions, before and after a query, so it "
@@ -16,7 +16,7 @@ _REASON = (
 )
 
 
-@explains_other_names
+@checked_call
 def nystrom(
     query: Tensor,
     key: Tensor,

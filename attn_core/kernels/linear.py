@@ -6,6 +6,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -17,7 +18,6 @@ from attn_core.kernels.recurrence import (
     without_autocast,
 )
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 FeatureMap = Callable[[Tensor], Tensor]
 
@@ -81,7 +81,7 @@ def linear_attention(
 ) -> RecurrentOutput: ...
 
 
-@explains_other_names
+@checked_call
 def linear_attention(
     query: Tensor,
     key: Tensor,

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind
 from attn_core.kernels.padded import Padded, broadcasts_to, check_padded
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 _REASON = "linformer mixes keys of all positions before a query sees any, so it cannot be causal"
 
 
-@explains_other_names
+@checked_call
 def linformer(
     query: Tensor,
     key: Tensor,

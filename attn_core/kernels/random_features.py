@@ -5,18 +5,18 @@ import math
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sequence, check_sizes
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import Tokens, recur, without_autocast
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 _REASON = "for the causal form there is causal=True"
 _CHUNK = 64  # Tokens of a chunk of the causal form.
 _TOO_LITTLE = 1e-20  # A sum of weights so small may lack terms that single precision cannot hold.
 
 
-@explains_other_names
+@checked_call
 def orthogonal_projection(
     features: int,
     dim: int,
@@ -104,7 +104,7 @@ def positive_features(x: Tensor, projection: Tensor) -> Tensor:
     return _exponents(x, projection).exp() / math.sqrt(len(projection))
 
 
-@explains_other_names
+@checked_call
 def favor(
     query: Tensor,
     key: Tensor,

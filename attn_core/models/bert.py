@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_share, check_sizes, check_tokens
+from attn_core.calls import checked_call
+from attn_core.checks import check_integers, check_number, check_share, check_sizes, check_tokens
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
-from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding, SegmentEncoding
 
 __all__ = ["BERT", "MaskedTokenHead"]
 
 
-@explains_other_names
+@checked_call
 class MaskedTokenHead(nn.Module):
     r"""Guess the token at every position, from what the encoder says of it.
 
@@ -50,6 +50,7 @@ class MaskedTokenHead(nn.Module):
     def __init__(self, dim: int, vocab_size: int, eps: float = 1e-12) -> None:
         super().__init__()
         check_sizes(dim=dim, vocab_size=vocab_size)
+        check_number("eps", eps)
         dim = int(dim)
         self.inner = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
@@ -60,7 +61,7 @@ class MaskedTokenHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.inner(states))), embedding, self.bias)
 
 
-@explains_other_names
+@checked_call
 class BERT(nn.Module):
     r"""Give every token a vector that knows the whole text.
 
@@ -123,6 +124,7 @@ class BERT(nn.Module):
         check_sizes(vocab_size=vocab_size, dim=dim)
         dim = int(dim)
         check_share("dropout", dropout)
+        check_number("eps", eps)
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.segment = SegmentEncoding(segments, dim)
         self.position = LearnedEncoding(max_len, dim)
@@ -159,6 +161,7 @@ class BERT(nn.Module):
             _check_is_token(is_token, ids)
             mask = is_token[:, None, None, :]
         segments = torch.zeros_like(ids) if segments is None else segments
+        check_integers("segments", segments)
         x = self.position(self.segment(self.token_embedding(ids), segments))
         return self.encoder(self.dropout(self.embedding_norm(x)), mask=mask)
 

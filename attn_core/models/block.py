@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput
-from attn_core.calls import TensorOrWeights
-from attn_core.checks import check_batch, check_sequence, check_share, check_sizes
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import check_batch, check_number, check_sequence, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
-from attn_core.other_names import explains_other_names
 
 __all__ = ["Block", "BlockCache", "BlockOutput", "FeedForward"]
 
@@ -51,7 +50,7 @@ class BlockCache(NamedTuple):
         return self.tokens.length
 
 
-@explains_other_names
+@checked_call
 class FeedForward(nn.Module):
     r"""Change every vector by itself, in a wider space: two linear maps with a bend between them.
 
@@ -124,7 +123,7 @@ class FeedForward(nn.Module):
         return f"activation={self.activation}"
 
 
-@explains_other_names
+@checked_call
 class Block(nn.Module):
     r"""Attend, then feed forward, each added to what came in: one layer of a Transformer.
 
@@ -200,6 +199,7 @@ class Block(nn.Module):
             dim, heads, kv_heads=kv_heads, dropout=dropout, rotary=rotary
         )
         dim = int(dim)
+        check_number("eps", eps)
         self.attention_norm = nn.LayerNorm(dim, eps=eps)
         self.memory_attention = MultiHeadAttention(dim, heads, dropout=dropout) if cross else None
         self.memory_norm = nn.LayerNorm(dim, eps=eps) if cross else None
@@ -244,6 +244,8 @@ class Block(nn.Module):
         if memory is not None:
             check_batch("memory", memory, self.attention.query_proj.weight)
         query = self._before(x, self.attention_norm)
+        if cache is not None and not isinstance(cache, BlockCache):
+            raise TypeError(f"cache must be a BlockCache, got {type(cache).__name__}")
         tokens = None if cache is None else cache.tokens
         attended, weights = _attend(
             self.attention(query, mask=mask, cache=tokens, return_weights=return_weights)

@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_number, check_share, check_sizes, check_tokens
 from attn_core.masks import causal
 from attn_core.masks import window as window_mask
 from attn_core.models.block import BlockCache
 from attn_core.models.transformer import TransformerDecoder
-from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["GPT"]
 
 
-@explains_other_names
+@checked_call
 class GPT(nn.Module):
     r"""Predict the next token from the tokens before it.
 
@@ -85,6 +85,8 @@ class GPT(nn.Module):
                 "positions are either learned or rotated: give max_len or rotary, got max_len "
                 f"{max_len} and rotary {rotary}"
             )
+        if window is not None:
+            check_sizes(least=0, window=window)
         self.window = window
         self.mask = causal() if window is None else window_mask(window, 0)
         self.embedding = nn.Embedding(vocab_size, dim)
@@ -115,6 +117,8 @@ class GPT(nn.Module):
         Returns:
             ``(batch, L, vocab_size)``. What stands behind a token, padding too, changes nothing.
         """
+        if cache is not None and not isinstance(cache, list):
+            raise TypeError(f"cache must be what new_cache gave, got {type(cache).__name__}")
         check_tokens("ids", ids, self.embedding.num_embeddings)
         x = self.embedding(ids)
         if self.position is not None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_floating_point,
     check_number,
@@ -16,14 +16,13 @@ from attn_core.checks import (
     check_share,
     check_sizes,
 )
-from attn_core.other_names import explains_other_names
 
 __all__ = ["GAT", "GraphAttention"]
 
 Version = Literal[1, 2]
 
 
-@explains_other_names
+@checked_call
 class GraphAttention(nn.Module):
     r"""Let every node of a graph gather from its neighbours, several heads side by side.
 
@@ -91,7 +90,7 @@ class GraphAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(in_dim=in_dim, head_dim=head_dim, heads=heads)
-        if version not in (1, 2) or isinstance(version, bool):
+        if not isinstance(version, int) or version not in (1, 2) or isinstance(version, bool):
             raise ValueError(f"version must be 1 or 2, got {version!r}")
         check_number("negative_slope", negative_slope)
         check_share("dropout", dropout)
@@ -167,7 +166,7 @@ class GraphAttention(nn.Module):
         return f"heads={self.heads}, version={self.version}, self_loops={self.self_loops}"
 
 
-@explains_other_names
+@checked_call
 class GAT(nn.Module):
     r"""Classify the nodes of a graph by two layers of graph attention.
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import checked_call
 from attn_core.checks import check_batch, check_share, check_sizes
 from attn_core.data.vocabulary import PAD
 from attn_core.masks import padding
-from attn_core.other_names import explains_other_names
 
 __all__ = ["Classification", "HierarchicalClassifier", "ReadAndAttend"]
 
@@ -31,7 +31,7 @@ class Classification(NamedTuple):
     sentence_weights: Tensor
 
 
-@explains_other_names
+@checked_call
 class ReadAndAttend(nn.Module):
     r"""Read a sequence in both directions, and let attention sum it up in one vector.
 
@@ -117,7 +117,7 @@ class ReadAndAttend(nn.Module):
             )
 
 
-@explains_other_names
+@checked_call
 class HierarchicalClassifier(nn.Module):
     r"""Classify documents: attention sums words up to sentences, and sentences to a document.
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_number, check_share, check_sizes
 from attn_core.data.vocabulary import BOS, EOS, PAD, UNKNOWN, Vocabulary
 from attn_core.models.copying import coverage_loss, pointer_mixture
 from attn_core.models.seq2seq import Encoder, Memory, attend
-from attn_core.other_names import explains_other_names
 from attn_core.scores import Additive
 
 __all__ = ["Generation", "PointerGenerator", "State"]
@@ -47,7 +47,7 @@ class Generation(NamedTuple):
     p_generate: Tensor
 
 
-@explains_other_names
+@checked_call
 class PointerGenerator(nn.Module):
     r"""A recurrent encoder–decoder that writes words, or copies them from the source.
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import attention
+from attn_core.calls import checked_call
 from attn_core.checks import check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
-from attn_core.other_names import explains_other_names
 from attn_core.scores import Additive, Bilinear
 
 Attention = Literal["bahdanau", "luong"]
@@ -187,7 +187,7 @@ DECODERS: dict[str | None, type[Decoder]] = {
 }
 
 
-@explains_other_names
+@checked_call
 class Seq2Seq(nn.Module):
     r"""A GRU encoder–decoder that turns one sequence of tokens into another.
 

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
 from attn_core.models.block import Block, BlockCache, BlockOutput
 from attn_core.models.from_torch import copy_stack
-from attn_core.other_names import explains_other_names
 from attn_core.positions import SinusoidalEncoding
 
 __all__ = ["StackOutput", "Transformer", "TransformerDecoder", "TransformerEncoder"]
@@ -73,7 +72,7 @@ class _Stack(nn.Module):
         return StackOutput(x, weights, memory_weights) if return_weights else x
 
 
-@explains_other_names
+@checked_call
 class TransformerEncoder(_Stack):
     r"""A stack of blocks in which every token may attend to every other one.
 
@@ -140,7 +139,7 @@ class TransformerEncoder(_Stack):
         return copy_stack(cls, stack, nn.TransformerEncoder)
 
 
-@explains_other_names
+@checked_call
 class TransformerDecoder(_Stack):
     r"""A stack of blocks in which a token attends to itself and those before it, and to a memory.
 
@@ -235,7 +234,7 @@ class TransformerDecoder(_Stack):
         return copy_stack(cls, stack, nn.TransformerDecoder)
 
 
-@explains_other_names
+@checked_call
 class Transformer(nn.Module):
     r"""An encoder–decoder that turns one sequence of tokens into another.
 

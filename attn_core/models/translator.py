@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.data.catalogues import Pair
 from attn_core.data.vocabulary import Vocabulary
 from attn_core.models.seq2seq import LuongDecoder, Seq2Seq
-from attn_core.other_names import explains_other_names
 from attn_core.scores import Bilinear
 from attn_core.training import length_batches
 
@@ -46,7 +46,7 @@ class ScaledBilinear(Bilinear):
         return super().forward(query, key) / key.shape[-1] ** 0.5
 
 
-@explains_other_names
+@checked_call
 class Translator:
     """A `Seq2Seq` and its two vocabularies, for sentences whose tokens are joined by spaces.
 

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_share, check_sizes
 from attn_core.models.transformer import TransformerEncoder
-from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["ViT"]
 
 
-@explains_other_names
+@checked_call
 class ViT(nn.Module):
     r"""Classify an image from the patches that it is cut into.
 

@@ -146,6 +146,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     Raises:
         ValueError: if one is missing or too many, or has another shape; the message names them.
+        TypeError: if ``model`` is no module, or ``tensors`` no dictionary of tensors.
 
     Source: :meth:`torch.nn.Module.load_state_dict`, which does the copying.
 
@@ -155,6 +156,10 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         Traceback (most recent call last):
         ValueError: the weights do not fit Linear: missing ['bias'], unexpected [], other shapes []
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
+        raise TypeError(f"tensors must be a dictionary of tensors, got {type(tensors).__name__}")
     expected = model.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())

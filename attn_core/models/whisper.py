@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes, check_tokens
 from attn_core.models.block import BlockCache
 from attn_core.models.spectrogram import log_mel
 from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
 from attn_core.models.weights import load_weights, read_ctranslate2
-from attn_core.other_names import explains_other_names
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["Rules", "Whisper"]
@@ -37,7 +37,7 @@ class Rules(NamedTuple):
     not_first: tuple[int, ...] = ()
 
 
-@explains_other_names
+@checked_call
 class Whisper(nn.Module):
     r"""Write down speech, and show for every token which moment of the sound it came from.
 

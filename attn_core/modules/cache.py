@@ -6,12 +6,12 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes
 from attn_core.masks import Mask, causal
-from attn_core.other_names import explains_other_names
 
 
-@explains_other_names
+@checked_call
 class KVCache:
     r"""Keep the keys and values of the tokens that were seen, so that a new one computes its own.
 

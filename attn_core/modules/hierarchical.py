@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_same_kind, check_sequence, check_sizes
-from attn_core.other_names import explains_other_names
 
 
 class HierarchicalOutput(NamedTuple):
@@ -34,7 +33,7 @@ class HierarchicalOutput(NamedTuple):
     sentence_weights: Tensor
 
 
-@explains_other_names
+@checked_call
 class HierarchicalAttention(nn.Module):
     r"""Sum the words of each sentence up, then the sentences of each document.
 

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
-from attn_core.other_names import explains_other_names
 from attn_core.positions import Rotary
 
 
-@explains_other_names
+@checked_call
 class MultiHeadLatentAttention(nn.Module):
     r"""Attend in many heads whose keys and values are unfolded from one small latent vector.
 

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from attn_core import masks
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_floating_point, check_q_offset, check_sequence, check_sizes
 from attn_core.masks import Mask
 from attn_core.normalizers import softmax
-from attn_core.other_names import explains_other_names
 from attn_core.scores import dot
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
-@explains_other_names
+@checked_call
 class LocalMonotonic(nn.Module):
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
@@ -106,7 +105,7 @@ class LocalMonotonic(nn.Module):
         return f"window={self.window}"
 
 
-@explains_other_names
+@checked_call
 class LocalPredictive(nn.Module):
     r"""Look around a place that the query predicts: Luong's *local-p*.
 

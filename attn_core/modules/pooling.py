@@ -4,13 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 
-@explains_other_names
+@checked_call
 class AttentionPooling(nn.Module):
     r"""Sum a sequence up in one vector, with a learned query that says what matters.
 

@@ -3,13 +3,12 @@
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.calls import TensorOrWeights
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
-from attn_core.other_names import explains_other_names
 
 
-@explains_other_names
+@checked_call
 class SelfAttention(nn.Module):
     r"""Let every vector of a sequence gather from all the others.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_number,
@@ -12,10 +13,9 @@ from attn_core.checks import (
     check_sequence,
     check_sizes,
 )
-from attn_core.other_names import explains_other_names
 
 
-@explains_other_names
+@checked_call
 def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     r"""Encode positions by sines and cosines of ``dim / 2`` frequencies.
 
@@ -54,7 +54,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     return wave_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
 
 
-@explains_other_names
+@checked_call
 class SinusoidalEncoding(nn.Module):
     r"""Add the sinusoidal encoding of its position to each vector of a sequence.
 
@@ -117,7 +117,7 @@ class SinusoidalEncoding(nn.Module):
         return f"dim={self.dim}, base={self.base}"
 
 
-@explains_other_names
+@checked_call
 class LearnedEncoding(nn.Module):
     r"""Add a learned vector per position to each vector of a sequence.
 

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_sizes
-from attn_core.other_names import explains_other_names
 from attn_core.positions.bias import Bias
 
 Slopes = Literal["released", "geometric"]
 
 
-@explains_other_names
+@checked_call
 def alibi_slopes(heads: int, slopes: Slopes = "released") -> Tensor:
     r"""Give each head the slope with which its scores fall off.
 
@@ -55,7 +55,7 @@ def alibi_slopes(heads: int, slopes: Slopes = "released") -> Tensor:
     return torch.cat([_geometric(below), _geometric(2 * below)[::2][: heads - below]])
 
 
-@explains_other_names
+@checked_call
 class ALiBi(Bias):
     r"""Lower a score in proportion to the distance of its query and its key.
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_q_offset, check_sizes
-from attn_core.other_names import explains_other_names
 
 
-@explains_other_names
+@checked_call
 class Bias(nn.Module):
     r"""Add to a score what follows from the distance of its query and its key.
 

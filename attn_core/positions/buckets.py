@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_integers, check_same_kind, check_sizes
-from attn_core.other_names import explains_other_names
 from attn_core.positions.bias import Bias
 
 
-@explains_other_names
+@checked_call
 def t5_bucket(
     distance: Tensor, *, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
 ) -> Tensor:
@@ -59,7 +59,7 @@ def t5_bucket(
     return nearness + per_direction * (distance > 0)
 
 
-@explains_other_names
+@checked_call
 class T5Bias(Bias):
     r"""Add a learned number per head that depends on the bucket of the distance.
 

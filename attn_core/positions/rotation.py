@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_integers, check_number, check_sizes
-from attn_core.other_names import explains_other_names
 from attn_core.positions.scaling import Scaling
 
 Pairing = Literal["half", "interleaved"]
@@ -16,7 +16,7 @@ Pairing = Literal["half", "interleaved"]
 _LONGEST_TABLE = 2**17
 
 
-@explains_other_names
+@checked_call
 def rotary(
     x: Tensor,
     positions: Tensor | None = None,
@@ -79,7 +79,7 @@ def rotary(
     return _turn(x, _turns(at, x, dim, base, scaling), pairing)
 
 
-@explains_other_names
+@checked_call
 class Rotary(nn.Module):
     r"""Turn queries and keys as :func:`rotary` does, and keep the table of cosines and sines.
 

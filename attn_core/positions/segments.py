@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_one_per_vector,
@@ -12,7 +13,6 @@ from attn_core.checks import (
     check_sequence,
     check_sizes,
 )
-from attn_core.other_names import explains_other_names
 
 
 def restarting(segment_ids: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def restarting(segment_ids: Tensor) -> Tensor:
     return here - torch.where(starts, here, 0).cummax(-1).values
 
 
-@explains_other_names
+@checked_call
 class SegmentEncoding(nn.Module):
     r"""Add a learned vector per segment to each vector of a sequence.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_floating_point,
     check_number,
@@ -13,11 +14,10 @@ from attn_core.checks import (
     check_sequence,
     check_sizes,
 )
-from attn_core.other_names import explains_other_names
 from attn_core.positions.bias import Bias, distances
 
 
-@explains_other_names
+@checked_call
 class ShawBias(Bias):
     r"""Score a query against a learned vector for the distance, beside the key itself.
 
@@ -85,7 +85,7 @@ class ShawBias(Bias):
         )
 
 
-@explains_other_names
+@checked_call
 class ShawValues(nn.Module):
     r"""Add to the output the learned vector of each key's distance, weighted as the key is.
 
