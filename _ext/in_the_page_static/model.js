@@ -8,6 +8,7 @@
   if (!place || !window.bookPython) return;
   const EXAMPLES = ["The bank was flooded.", "Water covered the shore."];
   const COLOURS = ["#FFFFFF", "#EBC3DC", "#C9659F", "#8F2A6B", "#3F0A2E"]; // plot.WEIGHTS_MAP
+  const LEAST = 0.05; // a smaller weight gets no line
   const SVG = "http://www.w3.org/2000/svg";
 
   const reason = file ? bookPython.available() : "This copy of the book was built without the model.";
@@ -59,15 +60,21 @@
   const form = make("form", {}, textField, otherField, make("p", {}, load, " ", note, bar));
   const tokensShown = make("ol", { className: "real-model-tokens", "aria-label": "Tokens" });
   const likeness = make("p", { className: "real-model-likeness" });
+  const which = make("p", { textContent: "Tokens and heads below are those of the first sentence." });
+  const hint = make("p", { id: "real-model-hint" });
+  hint.textContent = "Choose a head: click, or use the arrow keys. Layers are rows, heads are columns.";
   const grid = make("div", { className: "real-model-grid", role: "radiogroup" });
   grid.setAttribute("aria-label", "72 heads: layers 0 to 5 from top, heads 0 to 11 from left");
+  grid.setAttribute("aria-describedby", hint.id);
   const title = make("p", { className: "real-model-title" });
   const query = make("select", { id: "real-model-query" });
   const asked = make("label", { htmlFor: query.id, textContent: "Query" });
-  const spoken = make("p", { className: "real-model-spoken" });
+  const spoken = make("p", { className: "real-model-spoken", "aria-live": "polite" });
   const pictures = make("div", { className: "real-model-pictures" });
-  const results = make("div", { hidden: true }, likeness, tokensShown, grid);
-  results.append(title, make("p", {}, asked, " ", query), spoken, pictures);
+  const key = make("p", { className: "real-model-key" });
+  key.textContent = `Map: rows are queries, columns keys. Lines: the weights of at least ${LEAST}; the wider, the larger.`;
+  const results = make("div", { hidden: true }, likeness, which, tokensShown, hint, grid);
+  results.append(title, make("p", {}, asked, " ", query), spoken, pictures, key);
   place.replaceChildren(form, status, results);
   place.setAttribute("role", "region");
   place.setAttribute("aria-label", "Type your own sentence");
@@ -75,7 +82,10 @@
   const heads = [];
   let shown = null; // {tokens, weights, similarity}
   let chosen = [0, 2];
+  const number = (text) => make("span", { "aria-hidden": "true", textContent: text });
+  grid.append(number(""), ...Array.from({ length: 12 }, (_, head) => number(head)));
   for (let layer = 0; layer < 6; layer++) {
+    grid.append(number(layer));
     for (let head = 0; head < 12; head++) {
       const name = `Layer ${layer}, head ${head}`;
       const button = make("button", { type: "button", role: "radio", title: name });
@@ -109,17 +119,18 @@
 
   // --- drawing -------------------------------------------------------------------------------
 
-  function showAll() {
+  function showAll(isNew) {
     const { tokens, weights, similarity } = shown;
     results.hidden = false;
+    which.hidden = similarity === null;
     likeness.textContent =
       similarity === null ? "" : `Similarity of the two sentences: ${similarity.toFixed(2)}`;
     tokensShown.replaceChildren(...tokens.map((token) => make("li", { textContent: token })));
     heads.forEach((button, place) => paint(button.firstChild, weights[Math.floor(place / 12)][place % 12]));
-    const kept = query.value;
+    const kept = isNew ? "" : query.value; // a query belongs to its sentence
     query.replaceChildren(make("option", { value: "", textContent: "all tokens" }));
     tokens.forEach((token, i) => query.append(make("option", { value: i, textContent: `${i} ${token}` })));
-    query.value = kept && Number(kept) < tokens.length ? kept : "";
+    query.value = kept;
     choose(...chosen);
   }
 
@@ -144,8 +155,8 @@
 
   function sentence(tokens, weights, row) {
     const ranked = weights.map((weight, j) => [weight, j]).sort((a, b) => b[0] - a[0]);
-    const most = ranked.slice(0, 5).map(([weight, j]) => `${tokens[j]} ${weight.toFixed(2)}`);
-    return `${tokens[row]} looks at: ${most.join(", ")}${tokens.length > 5 ? ", …" : ""}`;
+    const most = ranked.slice(0, 5).map(([weight, j]) => `“${tokens[j]}” ${weight.toFixed(2)}`);
+    return `“${tokens[row]}” looks at: ${most.join(", ")}${tokens.length > 5 ? ", …" : ""}`;
   }
 
   const picture = (width, height, label) => {
@@ -162,8 +173,14 @@
     const long = 7.5 * Math.max(...tokens.map((token) => token.length)) + 8;
     const cell = Math.max(16, Math.min(34, 340 / n));
     const side = long + cell * n;
+    const margin = 18; // for the names of the axes
     const label = `Heat map of ${title.textContent}: queries are rows, keys are columns`;
-    const svg = picture(side + 4, side + 4, label);
+    const svg = picture(side + margin + 4, side + margin + 4, label);
+    svg.setAttribute("viewBox", `${-margin} ${-margin} ${side + margin + 4} ${side + margin + 4}`);
+    const half = long + (cell * n) / 2;
+    draw(svg, "text", { x: half, y: -margin / 2, class: "axis" }, "key");
+    const upright = `translate(${-margin / 2} ${half}) rotate(-90)`;
+    draw(svg, "text", { transform: upright, class: "axis" }, "query");
     tokens.forEach((token, i) => {
       const middle = long + cell * (i + 0.5) + 4;
       draw(svg, "text", { x: long - 4, y: middle, class: "right" }, token);
@@ -187,12 +204,14 @@
     const step = 24;
     const [left, right] = [long, long + 120];
     const label = `${title.textContent} as lines from queries, left, to keys, right`;
-    const svg = picture(right + long, step * tokens.length + 8, label);
-    const height = (i) => step * (i + 0.5) + 4;
+    const svg = picture(right + long, step * (tokens.length + 1) + 8, label);
+    const height = (i) => step * (i + 1.5) + 4;
+    draw(svg, "text", { x: left - 4, y: height(-1), class: "axis right" }, "query");
+    draw(svg, "text", { x: right + 4, y: height(-1), class: "axis left" }, "key");
     table.forEach((weights, i) => {
       if (row !== null && row !== i) return;
       weights.forEach((weight, j) => {
-        if (weight < 0.01) return;
+        if (weight < LEAST) return;
         const ends = { x1: left, y1: height(i), x2: right, y2: height(j) };
         draw(svg, "line", { ...ends, "stroke-width": 5 * weight, "stroke-opacity": 0.25 + 0.75 * weight });
       });
@@ -240,16 +259,15 @@
     try {
       if (!loaded) await loadModel();
       status.textContent = "Computing …";
-      const began = performance.now();
       const result = await bookPython.call("look_inside", "look", [text.value, other.value]);
       if (result.problem) {
         status.textContent = result.problem;
         return;
       }
+      const isNew = shown?.tokens.join(" ") !== result.tokens.join(" ");
       shown = result;
-      showAll();
-      const seconds = (performance.now() - began) / 1000;
-      status.textContent = `${result.tokens.length} tokens, 72 heads, in ${seconds.toFixed(1)} s.`;
+      showAll(isNew);
+      status.textContent = `${result.tokens.length} tokens, 72 heads.`;
     } catch (error) {
       forget();
       const stopped = error.name === "Stopped" || error.message.includes("not loaded yet");

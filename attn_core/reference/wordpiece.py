@@ -33,8 +33,8 @@ def word_pieces(text: str, vocabulary: Collection[str]) -> list[str]:
     Raises:
         TypeError: text is no string.
 
-    Source: Wu et al. 2016, section 4.1; Devlin et al. 2019, section 3; the published vocabulary's
-    settings.
+    Source: Song et al. 2021, for the longest match and ``##``; Devlin et al. 2019, section 3; the
+    published vocabulary's settings.
 
     Example:
         >>> vocabulary = {"token", "##s", "a", "!", "cafe"}

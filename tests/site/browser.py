@@ -185,7 +185,8 @@ def visited(browser: Browser, address: str, home: str, *, with_axe: bool = True)
         for width in WIDTHS.values():
             page.set_viewport_size({"width": width, "height": 900})
             visit.scrolls += page.evaluate(PAGE_SCROLL)
-        page.emulate_media(color_scheme="dark")
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+        page.evaluate("() => new Promise(requestAnimationFrame)")  # the theme's script answers
         visit.dimmed += page.evaluate(DIMMED_FIGURES)
         if with_axe:
             page.evaluate(EMPTY_EQUATIONS)

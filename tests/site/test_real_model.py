@@ -83,7 +83,9 @@ def test_the_weights_of_every_head_are_those_of_the_model_to_the_rounding(reader
 
 def test_what_is_seen_is_what_is_kept(reader: Page):
     panel = reader.locator(".real-model")
-    panel.get_by_role("radio", name="Layer 0, head 2", exact=True).click()
+    head = panel.get_by_role("radio", name="Layer 0, head 2", exact=True)
+    head.click()
+    expect(head).to_have_css("outline-width", "3px")
     boxes = panel.locator(".real-model-pictures rect[fill]")
     weights = shown_weights(reader)
     assert boxes.count() == weights.size
@@ -91,7 +93,9 @@ def test_what_is_seen_is_what_is_kept(reader: Page):
     drawn = [float(title.rpartition(" ")[2]) for title in titles]
     np.testing.assert_allclose(drawn, weights.ravel(), atol=0.0051)
     lines = panel.locator(".real-model-pictures line")
-    assert lines.count() == (weights >= 0.01).sum()
+    assert lines.count() == (weights >= 0.05).sum()
+    for axis in ("query", "key"):
+        expect(panel.locator(".real-model-pictures text.axis", has_text=axis)).to_have_count(2)
 
 
 def test_heads_and_queries_are_chosen_by_keyboard(reader: Page):
@@ -108,12 +112,14 @@ def test_heads_and_queries_are_chosen_by_keyboard(reader: Page):
         expect(panel.get_by_role("radio", checked=True)).to_be_focused()
         expect(panel.locator(".real-model-title")).to_have_text(name)
     assert panel.locator(".real-model-grid [tabindex='0']").count() == 1
+    numbers = panel.locator(".real-model-grid span").all_text_contents()
+    assert numbers == ["", *map(str, range(12)), *map(str, range(6))]
     panel.get_by_label("Query").select_option("5")
     row = shown_weights(reader)[5]
     said = panel.locator(".real-model-spoken").text_content()
-    assert said.startswith("flooded looks at: ")
+    assert said.startswith("“flooded” looks at: “")
     assert f"{row.max():.2f}" in said
-    assert panel.locator(".real-model-pictures line").count() == (row >= 0.01).sum()
+    assert panel.locator(".real-model-pictures line").count() == (row >= 0.05).sum()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -129,9 +135,19 @@ def test_axe_finds_nothing_in_the_panel(reader: Page, width: str, scheme: str):
 
 
 def test_it_follows_what_is_typed(reader: Page):
-    field = reader.locator(".real-model").get_by_label("Sentence", exact=True)
+    panel = reader.locator(".real-model")
+    field = panel.get_by_label("Sentence", exact=True)
+    query = panel.get_by_label("Query")
+    look(reader, "One sentence.")
+    status(reader, "5 tokens, 72 heads.")
+    expect(panel.get_by_text("those of the first sentence")).to_be_hidden()
+    query.select_option("1")
+    panel.get_by_label("Another, to compare").fill(OTHER)
+    expect(panel.get_by_text("those of the first sentence")).to_be_visible(timeout=LONG)
+    expect(query).to_have_value("1")
     field.fill("Attention!")
     expect(reader.locator(".real-model-tokens li")).to_have_count(4, timeout=LONG)
+    expect(query).to_have_value("")
     look(reader, "word " * 50)
     status(reader, "52 tokens are too many")
     look(reader, "  ")
