@@ -217,7 +217,8 @@ def check_arguments(
     check_share("dropout_p", dropout_p)
     if q_offset is not None:
         check_q_offset(q_offset)
-        if is_integer(q_offset):
+        is_recorded = isinstance(q_offset, int | torch.SymInt) or torch.jit.is_tracing()
+        if is_integer(q_offset) and not is_recorded:
             q_offset = int(q_offset)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0

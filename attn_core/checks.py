@@ -27,7 +27,7 @@ def is_integer(number: object) -> bool:
     if isinstance(number, Tensor):
         is_number = number.is_floating_point() or number.is_complex() or number.dtype == torch.bool
         return number.ndim == 0 and not is_number
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+    return isinstance(number, int | np.integer | torch.SymInt) and not isinstance(number, bool)
 
 
 def check_flag(name: str, flag: object) -> None:

@@ -214,6 +214,8 @@ RIGHT = {
 RIGHT_AFTER_ALL = {
     ("*", "title", "a text"),
     ("*", "label", "a text"),
+    ("*", "key_axis", "a text"),
+    ("*", "value_axis", "a text"),
     ("*", "name", "a text"),
     ("*", "font", "a text"),  # the path of a font file
     ("*", "device", "a text"),  # PyTorch says which devices there are
