@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_integers, check_not_sparse, check_sizes
+from attn_core.checks import check_sizes
 from attn_core.extras import needed
 
 
@@ -52,8 +52,9 @@ def length_batches(
         A list of int64 tensors, the examples' indices ``(batch,)``.
 
     Raises:
-        ValueError: ``batch_size`` or ``epochs`` is less than 1, or ``lengths`` no vector.
-        TypeError: an argument holds something else than integers.
+        ValueError: ``batch_size`` or ``epochs`` is less than 1, ``seed`` is negative, or
+            ``lengths`` are empty or not one number per example.
+        TypeError: a size or ``seed`` is no integer, or ``lengths`` are no numbers.
 
     Example:
         >>> sorted(sorted(batch.tolist()) for batch in length_batches([9, 1, 8, 2], 2))
@@ -61,15 +62,14 @@ def length_batches(
     """
     check_sizes(batch_size=batch_size, epochs=epochs)
     check_sizes(least=0, seed=seed)
-    check_not_sparse("lengths", lengths)
     try:
         lengths = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
-    if lengths.ndim != 1:
-        raise ValueError(f"lengths must be a vector, got the shape {tuple(lengths.shape)}")
-    if len(lengths):
-        check_integers("lengths", lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"lengths must be one number per example, got {lengths!r}") from None
+    if lengths.ndim != 1 or len(lengths) == 0 or lengths.isnan().any():
+        raise ValueError(
+            f"lengths must be one number per example, at least one, got {lengths.tolist()}"
+        )
     generator = torch.Generator().manual_seed(int(seed))
     batches: list[Tensor] = []
     for _ in range(epochs):

@@ -88,6 +88,8 @@ def refusal(arguments: Arguments) -> str | None:
         return "normalizer may depend on more than one row of scores"
     if isinstance(bias, Tensor) and 1 not in bias.shape[-2:]:
         return "bias is a tensor with a number for every pair"
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     if 0 in (*arguments.leading, arguments.q_len):
         return "there are no queries"
     return None
@@ -98,7 +100,9 @@ def reluctance(arguments: Arguments) -> str | None:
     assert isinstance(arguments.mask, Mask)
     left, right, first = arguments.mask.reach
     widest = first + (left or 0) + 1 + (right or 0)
-    if arguments.k_len < max(_FEW_KEYS, 2 * widest):
+    # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
+    times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
+    if arguments.k_len < max(_FEW_KEYS, times * widest):
         return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
 

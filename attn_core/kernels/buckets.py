@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.autocast import without_autocast
 from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sizes
 from attn_core.kernels.padded import Padded, check_padded
-from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"

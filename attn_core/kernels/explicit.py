@@ -6,7 +6,7 @@ from torch import Tensor
 from attn_core import normalizers
 from attn_core.arguments import Arguments
 from attn_core.checks import broadcast_shapes, broadcasts_to
-from attn_core.scores import dot
+from attn_core.scores import scaled_product
 
 
 def refusal(arguments: Arguments) -> str | None:
@@ -48,8 +48,10 @@ def _masked_scores(
 
 
 def _score(arguments: Arguments, query: Tensor, key: Tensor) -> Tensor:
-    score = arguments.score or dot
-    query = _stack_groups(query, arguments.group)
+    query, score = _stack_groups(query, arguments.group), arguments.score
+    if score is None:
+        scores = scaled_product(query, key, arguments.scale)
+        return _unstack_groups(scores, arguments.group)
     scores = score(query, key)
     expected = (
         *broadcast_shapes(query.shape[:-2], key.shape[:-2]),

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from attn_core.autocast import without_autocast
 from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sequence, check_sizes
 from attn_core.kernels.padded import check_padded
-from attn_core.kernels.recurrence import Tokens, recur, without_autocast
+from attn_core.kernels.recurrence import Tokens, recur
 from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"

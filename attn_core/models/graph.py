@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
+    check_flags,
     check_floating_point,
     check_number,
     check_same_kind,
@@ -93,6 +94,7 @@ class GraphAttention(nn.Module):
         if not isinstance(version, int) or version not in (1, 2) or isinstance(version, bool):
             raise ValueError(f"version must be 1 or 2, got {version!r}")
         check_number("negative_slope", negative_slope)
+        check_flags(concat=concat, self_loops=self_loops)
         check_share("dropout", dropout)
         self.heads = heads
         self.version = version
@@ -128,6 +130,7 @@ class GraphAttention(nn.Module):
             ValueError: if ``x`` or ``adjacency`` has the wrong shape.
             TypeError: if ``x`` is not floating point, or ``adjacency`` not bool.
         """
+        check_flags(return_weights=return_weights)
         _check_graph(x, adjacency, self.key_proj)
         if self.self_loops:
             adjacency = adjacency | torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)

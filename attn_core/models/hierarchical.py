@@ -40,6 +40,9 @@ class ReadAndAttend(nn.Module):
         u_t = \tanh(W h_t + b), \qquad
         c = \sum_t \operatorname{softmax}_t(u_t \cdot q) \, h_t
 
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
+
     Args:
         dim: width of the sequence.
         hidden_dim: width of the state in each direction; :math:`c` is twice as wide.
@@ -128,6 +131,9 @@ class HierarchicalClassifier(nn.Module):
 
     The two levels of attention are those of :class:`attn_core.modules.HierarchicalAttention`; here
     each follows a recurrent layer that is told where the padding begins.
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         vocabulary_size: number of words, the padding (0) among them.

@@ -12,6 +12,7 @@ from attn_core.checks import (
     check_one_per_vector,
     check_sequence,
     check_sizes,
+    has_numbers,
 )
 
 
@@ -178,11 +179,13 @@ class LearnedEncoding(nn.Module):
             return x + self.weight[offset : offset + x.shape[-2]]
         check_integers("positions", positions)
         _check_positions(positions, x, offset)
-        if positions.numel() and not 0 <= positions.min() <= positions.max() < max_len:
-            raise ValueError(
-                f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
-                f"{int(positions.min())} to {int(positions.max())}"
-            )
+        if has_numbers(positions) and positions.numel():
+            first, last = (int(end) for end in positions.aminmax())
+            if first < 0 or last >= max_len:
+                raise ValueError(
+                    f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
+                    f"{first} to {last}"
+                )
         return x + self.weight[positions.long()]
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from attn_core.checks import (
     check_same_kind,
     check_sequence,
     check_sizes,
+    has_numbers,
 )
 
 
@@ -100,11 +101,12 @@ class SegmentEncoding(nn.Module):
         check_same_kind("x", x, "the layer", self.weight)
         check_integers("segment_ids", segment_ids)
         check_one_per_vector("segment_ids", segment_ids, x)
-        if segment_ids.numel() and not 0 <= segment_ids.min() <= segment_ids.max() < segments:
-            raise ValueError(
-                f"segment_ids must be from 0 to {segments - 1}, got {int(segment_ids.min())} to "
-                f"{int(segment_ids.max())}"
-            )
+        if has_numbers(segment_ids) and segment_ids.numel():
+            first, last = (int(end) for end in segment_ids.aminmax())
+            if first < 0 or last >= segments:
+                raise ValueError(
+                    f"segment_ids must be from 0 to {segments - 1}, got {first} to {last}"
+                )
         return x + self.weight[segment_ids.long()]
 
     def extra_repr(self) -> str:

@@ -65,6 +65,7 @@ SINK = partial(normalizers.softmax_with_sink, sink=0.3)
         ({"bias": torch.zeros(1000, 1000)}, "sdpa", []),
         ({"softcap": 2.0}, "chunked", []),
         ({"normalizer": SINK}, "chunked", []),
+        ({"normalizer": partial(normalizers.softmax, temperature=2.0)}, "chunked", []),
         ({"mask": masks.window(800, 0), "softcap": 2.0}, "chunked", ["banded"]),
         ({"normalizer": normalizers.sparsemax}, "explicit", []),
         ({"score": scores.cosine}, "explicit", []),
@@ -85,6 +86,25 @@ def test_a_mask_that_would_be_a_huge_table_is_read_in_chunks():
     choice = kernels.which(x, x, x, mask=masks.causal() & masks.padding([8000]))
     assert choice.kernel == "chunked"
     assert "table of 81000000 pairs" in choice.passed_over["sdpa"]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.causal() & masks.document(torch.arange(4096) // 2048),
+        masks.bigbird(4096, 64),
+        masks.sparse_transformer(64),
+    ],
+    ids=repr,
+)
+def test_a_mask_with_much_to_skip_is_read_in_chunks(mask):
+    x = torch.ones(1, 1, 4096, 4)
+    assert kernels.which(x, x, x, mask=mask).kernel == "chunked"
+
+
+def test_padding_is_no_table_at_any_length():
+    x = torch.ones(2, 1, 9000, 4)
+    assert kernels.which(x, x, x, mask=masks.padding([8000, 9000])).kernel == "sdpa"
 
 
 def test_flex_never_runs_unasked_and_says_so():
