@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_sizes
+from attn_core.checks import check_not_sparse, check_sizes
 from attn_core.extras import needed
 
 
@@ -62,6 +62,7 @@ def length_batches(
     """
     check_sizes(batch_size=batch_size, epochs=epochs)
     check_sizes(least=0, seed=seed)
+    check_not_sparse("lengths", lengths)
     try:
         lengths = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError):

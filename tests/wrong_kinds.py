@@ -222,6 +222,7 @@ RIGHT_AFTER_ALL = {
     ("ablate_heads", "heads", "a dictionary"),
     ("load_weights", "tensors", "a dictionary"),  # the message names what is missing in it
     ("plot.flow_chart", "arrows", "a dictionary"),
+    ("GPT()", "mask", "a sparse tensor"),  # what masks.dense says of a table
     ("Block()", "memory_mask", "*"),  # without a memory
     ("TransformerDecoder()", "memory_mask", "*"),
 }

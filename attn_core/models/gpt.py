@@ -110,6 +110,9 @@ class GPT(nn.Module):
             raise ValueError(
                 f"window must have one entry for each of {layers} blocks, got {window}"
             )
+        for back in windows:
+            if back is not None:
+                check_sizes(least=0, window=back)
         self.windows = windows
         self.masks = [causal() if back is None else window_mask(back, 0) for back in windows]
         self.embedding = nn.Embedding(vocab_size, dim)
