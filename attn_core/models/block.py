@@ -246,6 +246,8 @@ class Block(nn.Module):
         check_flags(bias=bias, cross=cross, qk_norm=qk_norm)
         check_eps(eps)
 
+        dim = int(dim)
+
         def new_norm(exists: bool = True) -> nn.Module:
             if not exists:
                 return nn.Identity()
