@@ -13,9 +13,11 @@ from attn_core.checks import (
     broadcast_shapes,
     broadcasts_to,
     check_floating_point,
+    check_not_sparse,
     check_number,
     check_q_offset,
     check_share,
+    is_integer,
     is_tracing,
 )
 from attn_core.masks import Mask, causal
@@ -218,6 +220,8 @@ def check_arguments(
         raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if scale is not None:
         check_number("scale", scale)
+    check_not_sparse("mask", mask)
+    check_not_sparse("bias", bias)
     if follow_autocast:
         query, key, value, bias = in_autocast_dtype(query, key, value, bias)
     _check_tensors(query, key, value)
@@ -235,6 +239,9 @@ def check_arguments(
     check_share("dropout_p", dropout_p)
     if q_offset is not None:
         check_q_offset(q_offset)
+        is_recorded = isinstance(q_offset, int | torch.SymInt) or torch.jit.is_tracing()
+        if is_integer(q_offset) and not is_recorded:
+            q_offset = int(q_offset)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0
     if mask is causal() and isinstance(q_offset, int) and q_offset >= key.shape[-2] - 1:

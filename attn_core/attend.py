@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, overload
 from torch import Tensor
 
 from attn_core.arguments import check_arguments
+from attn_core.calls import checked_call
 from attn_core.kernels import choosing, explicit
 from attn_core.masks import Mask
 from attn_core.positions import Bias
@@ -93,6 +94,7 @@ def attention(
 ) -> Tensor | AttentionOutput: ...
 
 
+@checked_call
 def attention(
     query: Tensor,
     key: Tensor,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Refuse a size that is no integer, or below the least."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
-            if _is_recorded_length(size):
-                continue
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
@@ -30,11 +29,12 @@ def is_tracing() -> bool:
     return not torch.compiler.is_compiling() and torch.jit.is_tracing()
 
 
-def _is_recorded_length(size: object) -> bool:
-    """Whether it stands for a length while torch.export or torch.jit.trace records."""
-    if isinstance(size, Tensor):
-        return is_tracing() and size.ndim == 0 and size.dtype == torch.int64
-    return isinstance(size, torch.SymInt)
+def is_integer(number: object) -> bool:
+    """Whether it is an integer of Python or NumPy, or a tensor that holds one and no dimension."""
+    if isinstance(number, Tensor):
+        is_number = number.is_floating_point() or number.is_complex() or number.dtype == torch.bool
+        return number.ndim == 0 and not is_number
+    return isinstance(number, int | np.integer | torch.SymInt) and not isinstance(number, bool)
 
 
 def check_number(name: str, number: object) -> None:
@@ -73,6 +73,13 @@ def check_floating_point(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    check_not_sparse(name, x)
+
+
+def check_not_sparse(name: str, x: object) -> None:
+    """Refuse a tensor that does not hold all its entries."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {x.layout}: give {name}.to_dense()")
 
 
 def check_integers(name: str, x: Tensor) -> None:
@@ -200,6 +207,8 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
 
 def check_q_offset(q_offset: object) -> None:
     """Refuse what is neither an integer nor a vector of integers."""
+    if is_integer(q_offset):
+        return
     if isinstance(q_offset, Tensor):
         if q_offset.is_floating_point() or q_offset.is_complex() or q_offset.dtype == torch.bool:
             raise TypeError(f"q_offset must hold integers, got {q_offset.dtype}")
@@ -208,5 +217,5 @@ def check_q_offset(q_offset: object) -> None:
                 "q_offset must be an int or one integer per batch entry, got shape "
                 f"{tuple(q_offset.shape)}"
             )
-    elif isinstance(q_offset, bool) or not isinstance(q_offset, int | torch.SymInt):
+    else:
         raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")

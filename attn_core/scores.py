@@ -5,6 +5,7 @@ scores ``(..., L, S)``. :func:`attn_core.attention` takes any of them, or one of
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -182,6 +183,8 @@ class Bilinear(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, query_dim: int, key_dim: int) -> None:
         super().__init__()
         check_sizes(query_dim=query_dim, key_dim=key_dim)
@@ -229,6 +232,8 @@ class Additive(nn.Module):
         >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -282,6 +287,8 @@ class Location(nn.Module):
         >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, query_dim: int, max_len: int) -> None:
         super().__init__()

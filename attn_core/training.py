@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_sizes
+from attn_core.checks import check_not_sparse, check_sizes
+from attn_core.extras import needed
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def length_batches(
     """
     check_sizes(batch_size=batch_size, epochs=epochs)
     check_sizes(least=0, seed=seed)
+    check_not_sparse("lengths", lengths)
     try:
         lengths = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError):
@@ -69,7 +71,7 @@ def length_batches(
         raise ValueError(
             f"lengths must be one number per example, at least one, got {lengths.tolist()}"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     batches: list[Tensor] = []
     for _ in range(epochs):
         shuffled = torch.randperm(len(lengths), generator=generator)
@@ -278,16 +280,12 @@ def _error(model: nn.Module, validate: Callable[[], float], epoch: int) -> float
 
 
 def _progress(batches: Sequence[Any], description: str) -> Any:
-    try:
+    with needed("the progress bar"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("the progress bar needs tqdm: pip install tqdm") from error
     return tqdm(batches, desc=description, unit="step")
 
 
 def _open_log(log_dir: str | PathLike[str]) -> Any:
-    try:
+    with needed("log_dir"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("log_dir needs TensorBoard: pip install tensorboard") from error
     return SummaryWriter(log_dir)

@@ -125,10 +125,11 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     ("missing", "options", "command"),
     [
         ("tqdm", {}, "pip install tqdm"),
-        ("torch.utils.tensorboard", {"log_dir": "unused"}, "pip install tensorboard"),
+        ("tensorboard", {"log_dir": "unused"}, "pip install tensorboard"),
     ],
 )
 def test_a_missing_package_is_named(monkeypatch, missing, options, command):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=command):
         fit_a_line(**options)

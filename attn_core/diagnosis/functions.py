@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from attn_core.diagnosis.properties import Broken, broken_properties
 from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
+from attn_core.extras import is_installed
 
 # How many mistakes are tried, with how many times the usual tolerance: a cast to half precision
 # leaves an error that is no rounding of ours.
@@ -59,7 +59,7 @@ def diagnose_function(
     try:
         # Without PyTorch loaded, it is hardly written in PyTorch, which takes seconds to load.
         backends = ["torch", "numpy"] if "torch" in sys.modules else ["numpy", "torch"]
-        if find_spec("torch") is None:
+        if not is_installed("torch"):
             backends = ["numpy"]
         found = candidates(function, how, [backend] if backend else backends, sizes, budget)
         return _compared(name, found, masked_rows)

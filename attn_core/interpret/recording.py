@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from attn_core import kernels
 from attn_core.attend import watcher, watchers
-from attn_core.checks import check_sizes
+from attn_core.checks import check_flags, check_sizes
 
 _WHAT_IS_SEEN = (
     "seen are layers of attn_core, calls of attn_core.attention and torch.nn.MultiheadAttention. "
@@ -66,6 +66,7 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     layers = _attention_layers(model)
     others = _other_parts(model, layers)
+    check_flags(with_gradients=with_gradients)
     if not layers and not others:
         raise ValueError(f"model {type(model).__name__} has no attention layer: {_WHAT_IS_SEEN}")
     theirs = [name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
@@ -133,6 +134,8 @@ def ablate_heads(model: nn.Module, heads: Mapping[str, Sequence[int]]) -> Iterat
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(heads, Mapping):
+        raise TypeError(f"heads must be a dictionary, layer: heads, got {heads!r}")
     layers = {
         name: layer
         for name, layer in _attention_layers(model).items()

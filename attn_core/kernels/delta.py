@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_number
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -50,6 +51,7 @@ def delta_rule(
 ) -> RecurrentOutput: ...
 
 
+@checked_call
 def delta_rule(
     query: Tensor,
     key: Tensor,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -80,6 +81,7 @@ def linear_attention(
 ) -> RecurrentOutput: ...
 
 
+@checked_call
 def linear_attention(
     query: Tensor,
     key: Tensor,

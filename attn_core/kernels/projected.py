@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind
 from attn_core.kernels.padded import Padded, broadcasts_to, check_padded
 from attn_core.masks import Mask
@@ -12,6 +13,7 @@ from attn_core.scores import scaled_product
 _REASON = "linformer mixes keys of all positions before a query sees any, so it cannot be causal"
 
 
+@checked_call
 def linformer(
     query: Tensor,
     key: Tensor,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_q_offset, check_sizes
 from attn_core.masks.pairs import Indices, Predicate, Reach, smaller
 from attn_core.masks.picture import mask_picture
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _ANYWHERE = Reach()
 
 
+@checked_call
 class Mask:
     """A rule that says which query may attend which key.
 
@@ -77,6 +79,17 @@ class Mask:
         by_distance: bool = False,
         device: torch.device | None = None,
     ) -> None:
+        if not callable(predicate):
+            raise TypeError(f"predicate must be a callable (indices), got {predicate!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
+        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "k_len": k_len}
+        sizes |= {"min_keys": min_keys, "max_keys": max_keys}
+        check_sizes(least=0, **{key: size for key, size in sizes.items() if size is not None})
+        if not isinstance(reach, Reach):
+            raise TypeError(f"reach must be a Reach, got {reach!r}")
+        if device is not None and not isinstance(device, torch.device):
+            raise TypeError(f"device must be a torch.device, got {device!r}")
         self.predicate = predicate
         self._name = name
         self.uses_positions = uses_positions

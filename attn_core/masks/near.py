@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from attn_core.checks import check_sizes
+from attn_core.checks import check_sizes, is_integer
 from attn_core.masks.mask import Mask
 from attn_core.masks.pairs import Indices, Reach
 
@@ -79,7 +79,7 @@ def window(left: int | None, right: int | None) -> Mask:
                 [False,  True,  True]])
     """
     for name, keys in (("left", left), ("right", right)):
-        if keys is not None and (not isinstance(keys, int) or isinstance(keys, bool)):
+        if keys is not None and not is_integer(keys):
             raise TypeError(f"{name} must be an integer or None, got {keys!r}")
         if keys is not None and keys < 0:
             raise ValueError(f"{name} must be 0 or more, got {keys}")

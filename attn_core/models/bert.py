@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -11,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_eps,
     check_flags,
+    check_integers,
     check_is_token,
+    check_number,
     check_sequence,
     check_share,
     check_sizes,
@@ -27,6 +31,7 @@ from attn_core.positions import LearnedEncoding, SegmentEncoding
 __all__ = ["BERT", "MaskedTokenHead"]
 
 
+@checked_call
 class MaskedTokenHead(nn.Module):
     r"""Guess the token at every position, from what the encoder says of it.
 
@@ -51,9 +56,13 @@ class MaskedTokenHead(nn.Module):
         torch.Size([2, 5, 100])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, dim: int, vocab_size: int, eps: float = 1e-12) -> None:
         super().__init__()
         check_sizes(dim=dim, vocab_size=vocab_size)
+        check_number("eps", eps)
+        dim = int(dim)
         self.inner = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -63,6 +72,7 @@ class MaskedTokenHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.inner(states))), embedding, self.bias)
 
 
+@checked_call
 class BERT(nn.Module):
     r"""Give every token a vector that knows the whole text.
 
@@ -104,6 +114,8 @@ class BERT(nn.Module):
         tensor([1.0000, 0.6700, 0.0800])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         vocab_size: int,
@@ -121,6 +133,7 @@ class BERT(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, dim=dim)
+        dim = int(dim)
         check_share("dropout", dropout)
         check_flags(pooler=pooler, head=head)
         check_eps(eps)
@@ -160,6 +173,7 @@ class BERT(nn.Module):
             check_is_token(is_token, tuple(ids.shape))
             mask = is_token[:, None, None, :]
         segments = torch.zeros_like(ids) if segments is None else segments
+        check_integers("segments", segments)
         x = self.position(self.segment(self.token_embedding(ids), segments))
         return self.encoder(self.dropout(self.embedding_norm(x)), mask=mask)
 

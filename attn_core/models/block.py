@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_eps,
     check_flags,
@@ -69,6 +70,7 @@ class BlockCache(NamedTuple):
         return self.tokens.length
 
 
+@checked_call
 class FeedForward(nn.Module):
     r"""Change every vector by itself, in a wider space: two linear maps with a bend between them.
 
@@ -105,6 +107,8 @@ class FeedForward(nn.Module):
         >>> FeedForward(8, hidden_dim=24, activation="swiglu").gate
         Linear(in_features=8, out_features=24, bias=False)
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -143,6 +147,7 @@ class FeedForward(nn.Module):
         return f"activation={self.activation}"
 
 
+@checked_call
 class Block(nn.Module):
     r"""Attend, then feed forward, each added to what came in: one layer of a Transformer.
 
@@ -209,6 +214,8 @@ class Block(nn.Module):
         torch.Size([2, 4, 5, 7])
     """
 
+    __call__: TensorOrWeights[BlockOutput]
+
     def __init__(
         self,
         dim: int,
@@ -238,6 +245,8 @@ class Block(nn.Module):
             raise ValueError(f"norm_kind must be 'layer' or 'rms', got {norm_kind!r}")
         check_flags(bias=bias, cross=cross, qk_norm=qk_norm)
         check_eps(eps)
+
+        dim = int(dim)
 
         def new_norm(exists: bool = True) -> nn.Module:
             if not exists:
@@ -322,6 +331,8 @@ class Block(nn.Module):
         if memory is not None:
             self._check("memory", memory)
         query = self._before(x, self.attention_norm)
+        if cache is not None and not isinstance(cache, BlockCache):
+            raise TypeError(f"cache must be a BlockCache, got {type(cache).__name__}")
         tokens = None if cache is None else cache.tokens
         attended, weights = _attend(
             self.attention(query, mask=mask, cache=tokens, return_weights=return_weights)

@@ -1,12 +1,13 @@
 """A language model: a stack of causal blocks that says how likely every next token is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_flags,
     check_is_token,
@@ -24,6 +25,7 @@ from attn_core.positions import LearnedEncoding
 __all__ = ["GPT"]
 
 
+@checked_call
 class GPT(nn.Module):
     r"""Predict the next token from the tokens before it.
 
@@ -77,6 +79,8 @@ class GPT(nn.Module):
         True
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         vocab_size: int,
@@ -106,6 +110,9 @@ class GPT(nn.Module):
             raise ValueError(
                 f"window must have one entry for each of {layers} blocks, got {window}"
             )
+        for back in windows:
+            if back is not None:
+                check_sizes(least=0, window=back)
         self.windows = windows
         self.masks = [causal() if back is None else window_mask(back, 0) for back in windows]
         self.embedding = nn.Embedding(vocab_size, dim)
@@ -158,6 +165,8 @@ class GPT(nn.Module):
                 model that rotates: a rotation tells distances, which padding does not change.
             TypeError: as :class:`GPT`, or if ``is_token`` or ``mask`` is not bool.
         """
+        if cache is not None and not isinstance(cache, list):
+            raise TypeError(f"cache must be what new_cache gave, got {type(cache).__name__}")
         check_tokens("ids", ids, self.embedding.num_embeddings)
         start = tokens_seen(cache)
         x = self.embedding(ids)

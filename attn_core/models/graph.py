@@ -1,5 +1,6 @@
 """Attention on graphs: a node gathers from its neighbours, and the edges are the mask."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_flags,
     check_floating_point,
@@ -21,6 +23,7 @@ __all__ = ["GAT", "GraphAttention"]
 Version = Literal[1, 2]
 
 
+@checked_call
 class GraphAttention(nn.Module):
     r"""Let every node of a graph gather from its neighbours, several heads side by side.
 
@@ -72,6 +75,8 @@ class GraphAttention(nn.Module):
         (torch.Size([3, 8]), [0.5, 0.5, 0.0])
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(
         self,
         in_dim: int,
@@ -86,7 +91,7 @@ class GraphAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(in_dim=in_dim, head_dim=head_dim, heads=heads)
-        if version not in (1, 2) or isinstance(version, bool):
+        if not isinstance(version, int) or version not in (1, 2) or isinstance(version, bool):
             raise ValueError(f"version must be 1 or 2, got {version!r}")
         check_number("negative_slope", negative_slope)
         check_flags(concat=concat, self_loops=self_loops)
@@ -164,6 +169,7 @@ class GraphAttention(nn.Module):
         return f"heads={self.heads}, version={self.version}, self_loops={self.self_loops}"
 
 
+@checked_call
 class GAT(nn.Module):
     r"""Classify the nodes of a graph by two layers of graph attention.
 
@@ -200,6 +206,8 @@ class GAT(nn.Module):
         >>> model(torch.ones(5, 3), torch.eye(5).bool()).shape
         torch.Size([5, 2])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The hierarchical attention network: words make sentences, and sentences make a document."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import checked_call
 from attn_core.checks import check_batch, check_share, check_sizes
 from attn_core.data.vocabulary import PAD
 from attn_core.masks import padding
@@ -29,6 +31,7 @@ class Classification(NamedTuple):
     sentence_weights: Tensor
 
 
+@checked_call
 class ReadAndAttend(nn.Module):
     r"""Read a sequence in both directions, and let attention sum it up in one vector.
 
@@ -61,6 +64,8 @@ class ReadAndAttend(nn.Module):
         >>> reader(torch.ones(2, 5, 3), torch.tensor([5, 2])).output.shape
         torch.Size([2, 8])
     """
+
+    __call__: Callable[..., AttentionOutput]
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -115,6 +120,7 @@ class ReadAndAttend(nn.Module):
             )
 
 
+@checked_call
 class HierarchicalClassifier(nn.Module):
     r"""Classify documents: attention sums words up to sentences, and sentences to a document.
 
@@ -158,6 +164,8 @@ class HierarchicalClassifier(nn.Module):
         >>> model.classify(documents).sentence_weights[1].tolist()
         [1.0, 0.0]
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

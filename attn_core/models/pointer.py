@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_flags, check_number, check_share, check_sizes
 from attn_core.data.vocabulary import BOS, EOS, PAD, UNKNOWN, Vocabulary
 from attn_core.models.copying import coverage_loss, pointer_mixture
@@ -45,6 +47,7 @@ class Generation(NamedTuple):
     p_generate: Tensor
 
 
+@checked_call
 class PointerGenerator(nn.Module):
     r"""A recurrent encoder–decoder that writes words, or copies them from the source.
 
@@ -87,6 +90,8 @@ class PointerGenerator(nn.Module):
         >>> model.greedy(source, max_length=5).weights.shape[::2]
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import attention
+from attn_core.calls import checked_call
 from attn_core.checks import check_flags, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from attn_core.scores import Additive, Bilinear
@@ -186,6 +187,7 @@ DECODERS: dict[str | None, type[Decoder]] = {
 }
 
 
+@checked_call
 class Seq2Seq(nn.Module):
     r"""A GRU encoder–decoder that turns one sequence of tokens into another.
 
@@ -224,6 +226,8 @@ class Seq2Seq(nn.Module):
         >>> model.greedy(source, max_length=5).weights.shape[::2]
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The Transformer: a stack that reads, a stack that writes, and the two together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_flags, check_sequence, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
@@ -50,6 +51,7 @@ class _Stack(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, final_norm: bool | None, **block: Any):
         super().__init__()
         check_sizes(dim=dim, heads=heads, layers=layers)
+        dim = int(dim)
         if final_norm is not None:
             check_flags(final_norm=final_norm)
         blocks = [Block(dim, heads, **block) for _ in range(layers)]
@@ -96,6 +98,7 @@ class _Stack(nn.Module):
         return StackOutput(x, weights, memory_weights) if return_weights else x
 
 
+@checked_call
 class TransformerEncoder(_Stack):
     r"""A stack of blocks in which every token may attend to every other one.
 
@@ -127,6 +130,8 @@ class TransformerEncoder(_Stack):
         >>> encoder(torch.ones(2, 5, 16), mask=masks.padding([5, 3])).shape
         torch.Size([2, 5, 16])
     """
+
+    __call__: TensorOrWeights[StackOutput]
 
     def __init__(
         self, dim: int, heads: int, layers: int, *, final_norm: bool | None = None, **block: Any
@@ -169,6 +174,7 @@ class TransformerEncoder(_Stack):
         return copy_stack(cls, stack, nn.TransformerEncoder)
 
 
+@checked_call
 class TransformerDecoder(_Stack):
     r"""A stack of blocks in which a token attends to itself and those before it, and to a memory.
 
@@ -201,6 +207,8 @@ class TransformerDecoder(_Stack):
         >>> decoder(torch.ones(2, 1, 16), memory, cache=cache).shape, cache[0].length
         (torch.Size([2, 1, 16]), 6)
     """
+
+    __call__: TensorOrWeights[StackOutput]
 
     def __init__(
         self,
@@ -261,6 +269,7 @@ class TransformerDecoder(_Stack):
         return copy_stack(cls, stack, nn.TransformerDecoder)
 
 
+@checked_call
 class Transformer(nn.Module):
     r"""An encoder–decoder that turns one sequence of tokens into another.
 
@@ -299,6 +308,8 @@ class Transformer(nn.Module):
         >>> model.generate(source, max_length=5).shape[0]
         2
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

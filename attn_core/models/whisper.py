@@ -1,6 +1,7 @@
 """Whisper: an encoder that hears, and a decoder that writes down what was said."""
 
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes, check_tokens
 from attn_core.models.block import BlockCache
 from attn_core.models.spectrogram import log_mel
@@ -35,6 +37,7 @@ class Rules(NamedTuple):
     not_first: tuple[int, ...] = ()
 
 
+@checked_call
 class Whisper(nn.Module):
     r"""Write down speech, and show for every token which moment of the sound it came from.
 
@@ -77,6 +80,8 @@ class Whisper(nn.Module):
         >>> weights.shape  # batch, layers, heads, tokens, fiftieths of a second
         torch.Size([1, 4, 6, 1, 50])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

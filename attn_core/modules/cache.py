@@ -7,10 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes
 from attn_core.masks import Mask, causal
 
 
+@checked_call
 class KVCache:
     r"""Keep the keys and values of the tokens that were seen, so that a new one computes its own.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_same_kind, check_sequence, check_sizes, projected
 
 
@@ -32,6 +33,7 @@ class HierarchicalOutput(NamedTuple):
     sentence_weights: Tensor
 
 
+@checked_call
 class HierarchicalAttention(nn.Module):
     r"""Sum the words of each sentence up, then the sentences of each document.
 
@@ -78,6 +80,8 @@ class HierarchicalAttention(nn.Module):
         >>> layer(words, mask=mask, return_weights=True).sentence_weights[1, 2].item()
         0.0
     """
+
+    __call__: TensorOrWeights[HierarchicalOutput]
 
     def __init__(
         self,

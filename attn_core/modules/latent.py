@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_mask_dimensions,
     check_number,
@@ -21,6 +22,7 @@ from attn_core.modules.multi_head import normed, rotated
 from attn_core.positions import Rotary
 
 
+@checked_call
 class MultiHeadLatentAttention(nn.Module):
     r"""Attend in many heads whose keys and values are unfolded from one small latent vector.
 
@@ -95,6 +97,8 @@ class MultiHeadLatentAttention(nn.Module):
         20
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(
         self,
         dim: int,
@@ -113,6 +117,7 @@ class MultiHeadLatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads, kv_rank=kv_rank)
+        kv_rank = int(kv_rank)
         if head_dim is None:
             if dim % heads:
                 raise ValueError(f"dim must be a multiple of heads, got dim {dim}, heads {heads}")
@@ -125,6 +130,7 @@ class MultiHeadLatentAttention(nn.Module):
             raise ValueError(f"rotary_dim must be even, got {rotary_dim}")
         if query_rank is not None:
             check_sizes(query_rank=query_rank)
+            query_rank = int(query_rank)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
         check_number("eps", eps)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attn_core import masks
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_floating_point,
     check_q_offset,
@@ -22,6 +23,7 @@ from attn_core.scores import dot
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
+@checked_call
 class LocalMonotonic(nn.Module):
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
@@ -52,6 +54,8 @@ class LocalMonotonic(nn.Module):
                  [0.0000, 0.5000, 0.5000],
                  [0.0000, 0.0000, 1.0000]]])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, window: int, *, score: Score | None = None) -> None:
         super().__init__()
@@ -108,6 +112,7 @@ class LocalMonotonic(nn.Module):
         return f"window={self.window}"
 
 
+@checked_call
 class LocalPredictive(nn.Module):
     r"""Look around a place that the query predicts: Luong's *local-p*.
 
@@ -147,6 +152,8 @@ class LocalPredictive(nn.Module):
         >>> layer(query, key, return_weights=True).weights.detach()
         tensor([[[0.0000, 0.0271, 0.1213, 0.2000, 0.1213, 0.0271]]])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput, attention
 from attn_core.autocast import autocast_dtype
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_mask_dimensions,
     check_number,
@@ -23,6 +24,7 @@ from attn_core.normalizers import softmax_with_sink
 from attn_core.positions import Bias, Rotary
 
 
+@checked_call
 class MultiHeadAttention(nn.Module):
     r"""Attend several times side by side, each head with projections of its own.
 
@@ -84,6 +86,8 @@ class MultiHeadAttention(nn.Module):
         >>> layer(x, return_weights=True).weights.shape
         torch.Size([2, 4, 5, 5])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,

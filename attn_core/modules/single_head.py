@@ -3,10 +3,12 @@
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_mask_dimensions, check_sizes, check_vectors, projected
 from attn_core.masks import Mask
 
 
+@checked_call
 class SelfAttention(nn.Module):
     r"""Let every vector of a sequence gather from all the others.
 
@@ -38,6 +40,8 @@ class SelfAttention(nn.Module):
         >>> SelfAttention(dim=6, head_dim=4)(torch.ones(2, 3, 6)).shape
         torch.Size([2, 3, 4])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, dim: int, head_dim: int | None = None, *, bias: bool = True) -> None:
         super().__init__()

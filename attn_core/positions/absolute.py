@@ -1,8 +1,11 @@
 """Encodings: a vector per position that is added to the embedding of the token there."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_number,
@@ -13,6 +16,7 @@ from attn_core.checks import (
 )
 
 
+@checked_call
 def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     r"""Encode positions by sines and cosines of ``dim / 2`` frequencies.
 
@@ -51,6 +55,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     return wave_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
 
 
+@checked_call
 class SinusoidalEncoding(nn.Module):
     r"""Add the sinusoidal encoding of its position to each vector of a sequence.
 
@@ -75,6 +80,8 @@ class SinusoidalEncoding(nn.Module):
         tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
                  [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, dim: int, base: float = 10000.0) -> None:
         super().__init__()
@@ -111,6 +118,7 @@ class SinusoidalEncoding(nn.Module):
         return f"dim={self.dim}, base={self.base}"
 
 
+@checked_call
 class LearnedEncoding(nn.Module):
     r"""Add a learned vector per position to each vector of a sequence.
 
@@ -134,6 +142,8 @@ class LearnedEncoding(nn.Module):
         >>> LearnedEncoding(max_len=10, dim=4)(torch.zeros(2, 3, 4)).shape
         torch.Size([2, 3, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, max_len: int, dim: int) -> None:
         super().__init__()

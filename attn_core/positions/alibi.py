@@ -6,12 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_sizes
 from attn_core.positions.bias import Bias
 
 Slopes = Literal["released", "geometric"]
 
 
+@checked_call
 def alibi_slopes(heads: int, slopes: Slopes = "released") -> Tensor:
     r"""Give each head the slope with which its scores fall off.
 
@@ -57,6 +59,7 @@ def _slopes_of(heads: int, slopes: Slopes) -> list[float]:
     return _geometric(below) + _geometric(2 * below)[::2][: heads - below]
 
 
+@checked_call
 class ALiBi(Bias):
     r"""Lower a score in proportion to the distance of its query and its key.
 

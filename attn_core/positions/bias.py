@@ -1,11 +1,15 @@
 """A bias: what the distance between a query and a key adds to their score."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import broadcasts_to, check_q_offset, check_same_kind, check_sizes
 
 
+@checked_call
 class Bias(nn.Module):
     r"""Add to a score what follows from the distance of its query and its key.
 
@@ -34,6 +38,8 @@ class Bias(nn.Module):
         tensor([[0.5000, 1.0000, 0.5000],
                 [0.2500, 0.5000, 1.0000]])
     """
+
+    __call__: Callable[..., Tensor]
 
     #: Whether ``forward`` reads query and key, and not their distance alone.
     uses_content = False
@@ -225,7 +231,7 @@ def distances(
     elif q_len != k_len:
         raise ValueError(f"q_offset must be given, for there are {q_len} queries for {k_len} keys")
     offset: int | Tensor = 0 if q_offset is None else q_offset
-    if isinstance(offset, Tensor):
+    if isinstance(offset, Tensor) and offset.ndim:
         offset = offset.to(device)[:, None, None, None]
     query = torch.arange(q_len, device=device)[:, None] + offset
     return torch.arange(k_len, device=device) - query

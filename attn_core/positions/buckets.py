@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_integers, check_same_kind, check_sizes
 from attn_core.positions.bias import Bias
 
 
+@checked_call
 def t5_bucket(
     distance: Tensor, *, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
 ) -> Tensor:
@@ -57,6 +59,7 @@ def t5_bucket(
     return nearness + per_direction * (distance > 0)
 
 
+@checked_call
 class T5Bias(Bias):
     r"""Add a learned number per head that depends on the bucket of the distance.
 

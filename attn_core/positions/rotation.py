@@ -1,10 +1,12 @@
 """Rotary positions: a vector is turned by an angle that grows with its position."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_floating_point,
     check_integers,
@@ -20,6 +22,7 @@ Pairing = Literal["half", "interleaved"]
 _LONGEST_TABLE = 2**17
 
 
+@checked_call
 def rotary(
     x: Tensor,
     positions: Tensor | None = None,
@@ -82,6 +85,7 @@ def rotary(
     return _turn(x, _turns(at, x, dim, base, scaling), pairing)
 
 
+@checked_call
 class Rotary(nn.Module):
     r"""Turn queries and keys as :func:`rotary` does, and keep the table of cosines and sines.
 
@@ -108,6 +112,8 @@ class Rotary(nn.Module):
         >>> bool((turn(query) == rotary(query)).all())
         True
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

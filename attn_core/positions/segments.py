@@ -1,8 +1,11 @@
 """Segments: stretches of a sequence that are told apart, or that count their positions anew."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_one_per_vector,
@@ -54,6 +57,7 @@ def restarting(segment_ids: Tensor) -> Tensor:
     return here - torch.where(starts, here, 0).cummax(-1).values
 
 
+@checked_call
 class SegmentEncoding(nn.Module):
     r"""Add a learned vector per segment to each vector of a sequence.
 
@@ -81,6 +85,8 @@ class SegmentEncoding(nn.Module):
         >>> layer(torch.zeros(3, 5, 4), torch.tensor([0, 0, 0, 1, 1])).shape
         torch.Size([3, 5, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, segments: int, dim: int) -> None:
         super().__init__()

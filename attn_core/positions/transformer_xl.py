@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_number, check_same_kind, check_sequence, check_sizes
 from attn_core.positions.absolute import wave_table
 from attn_core.positions.bias import Bias
 from attn_core.positions.shaw import checked_scale, look_up
 
 
+@checked_call
 class TransformerXLBias(Bias):
     r"""Turn the dot product of query and key into Transformer-XL's score.
 
