@@ -24,7 +24,7 @@ It reaches the models whose layers ask ``transformers`` for their attention func
 GPT-2, GPT-NeoX and OPT, BART and Whisper, and many encoders of images and sound. The others have
 attention written into the layer: BERT and its relatives refuse the name by a ``KeyError``, T5 and
 BLOOM go on as before, and :func:`~attn_core.interpret.record` then finds no layer that ran.
-:mod:`attn_core.models` has a BERT that loads trained weights.
+``attn_core.models`` has a BERT that loads trained weights.
 
 A query that may attend nothing, as in the padding on the left, gives 0 here, and the mean of all
 values, padding too, with ``attn_implementation="eager"``. No real token sees the difference.

@@ -31,7 +31,10 @@ def outcome(call, arguments):
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_right_call_is_right(name):
     call, right = RIGHT[name]
-    outcome(call, right)
+    try:
+        outcome(call, right)
+    except Exception as error:
+        pytest.fail(f"{name}: {error!r}")
 
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)

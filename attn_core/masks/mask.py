@@ -28,7 +28,7 @@ class Mask:
     predicate of your own.
 
     A mask can be copied, pickled and sent to another process, with the tensors that it reads, if
-    its predicate can: a function of a module, or :class:`functools.partial` of one, but no lambda.
+    its predicate can: a function of a module, or ``functools.partial`` of one, but no lambda.
 
     Args:
         predicate: takes :class:`Indices`, returns a bool tensor, True where attending is allowed.

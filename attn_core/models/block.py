@@ -255,7 +255,7 @@ class Block(nn.Module):
             raise ValueError(f"norm_kind must be 'layer' or 'rms', got {norm_kind!r}")
         check_flags(bias=bias, cross=cross, qk_norm=qk_norm)
         check_eps(eps)
-
+        check_sizes(dim=dim)
         dim = int(dim)
 
         def new_norm(exists: bool = True) -> nn.Module:

@@ -27,7 +27,7 @@ class KVCache:
 
     While gradients are enabled a cache makes new tensors with :func:`torch.cat`, and the graph
     reaches back through all of them; in place it writes only under :func:`torch.no_grad`.
-    :func:`copy.copy` gives a cache with memory of its own.
+    ``copy.copy`` gives a cache with memory of its own.
 
     Args:
         max_len: how many tokens there is room for; None for as many as come.
