@@ -128,6 +128,13 @@ def test_a_dense_mask_belongs_to_the_rows_of_the_call_whatever_the_offset():
         assert torch.equal(masks.dense(table).dense(2, 3, q_offset), table)
 
 
+def test_a_table_is_built_where_it_is_asked_for_wherever_the_offset_is():
+    q_offset = torch.tensor([1, 2])
+    table = masks.causal().dense(2, 4, q_offset, device="meta")
+    assert table.device.type == "meta"
+    assert table.shape == masks.causal().dense(2, 4, q_offset).shape == (2, 1, 2, 4)
+
+
 def test_masks_that_know_batch_and_heads_combine():
     per_head = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     mask = masks.dense(per_head) & masks.padding([5, 2]) | masks.causal() & masks.window(0, 0)
