@@ -116,7 +116,7 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
 
     Raises:
         TypeError: lengths holds no integers.
-        ValueError: lengths has not one dimension, or leaves the range from 0 to k_len.
+        ValueError: lengths has not one dimension, is empty, or leaves the range from 0 to k_len.
 
     Source: The usual practice for batches of sequences of different lengths.
 
@@ -125,11 +125,11 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
         [[1, 0, 0], [1, 1, 1]]
     """
     length = np.asarray(lengths)
-    if not np.issubdtype(length.dtype, np.integer):
+    if length.size and not np.issubdtype(length.dtype, np.integer):
         raise TypeError(f"lengths must be integers, got {length.dtype}")
-    if length.ndim != 1:
-        raise ValueError(f"lengths must have shape (batch,), got {length.shape}")
-    if length.size and (length.min() < 0 or length.max() > k_len):
+    if length.ndim != 1 or length.size == 0:
+        raise ValueError(f"lengths must be one integer per batch entry, got {length.tolist()}")
+    if length.min() < 0 or length.max() > k_len:
         raise ValueError(f"lengths must be between 0 and k_len ({k_len}), got {length.tolist()}")
     mask: Array = np.arange(k_len) < length[:, None, None, None]
     return mask
