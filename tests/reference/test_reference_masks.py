@@ -59,7 +59,7 @@ BAD_MASKS = {
     "q_offset must be an integer": lambda: reference.causal(2, 2, 0.5),
     r"q_offset must have shape": lambda: reference.causal(2, 2, [[0]]),
     "lengths must be integers": lambda: reference.padding([1.5], 2),
-    "lengths must have shape": lambda: reference.padding(2, 2),
+    "lengths must be one integer per batch entry": lambda: reference.padding(2, 2),
     "lengths must be between": lambda: reference.padding([3], 2),
     "length=-1": lambda: reference.sinusoidal(-1, 2),
     "dim=0": lambda: reference.sinusoidal(2, 0),
