@@ -2,13 +2,15 @@
 PYTHON = python3
 PY = .venv/bin/python
 ENVIRONMENT = .venv/ready
+PORT = 8000
 
-.PHONY: help book test serve notebooks chapter lab lint data bench experiments clean
+.PHONY: help book test oldest serve notebooks chapter lab lint data bench experiments clean
 
 help:
 	@echo "make book        build the book into _build/html and say where to open it"
 	@echo "make test        run every test: package, notebooks and the built site (needs Chromium)"
-	@echo "make serve       build the book and serve it at http://127.0.0.1:8000"
+	@echo "make oldest      test the package with the oldest PyTorch that pyproject.toml admits"
+	@echo "make serve       build the book and serve it at http://127.0.0.1:8000; or PORT=8001"
 	@echo "make notebooks   execute every chapter in place"
 	@echo "make chapter C=chapters/part/name.ipynb   execute one chapter in place"
 	@echo "make lab         open the chapters in JupyterLab"
@@ -33,15 +35,26 @@ book: $(ENVIRONMENT)
 test: book data
 	$(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --doctest-modules
 
+# An environment of its own: the same packages, but for PyTorch and what that asks for.
+oldest:
+	$(PYTHON) -m venv .oldest
+	grep -v "^torch==" requirements.txt > .oldest/requirements.txt
+	.oldest/bin/python -m pip install --quiet -r .oldest/requirements.txt
+	.oldest/bin/python -m pip install --quiet $$(sed -n 's/.*"torch>=\([0-9.]*\)".*/torch==\1.*/p' pyproject.toml)
+	.oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	.oldest/bin/python -m attn_core.data
+	.oldest/bin/python -m pytest -n 2 --dist loadfile tests \
+	  --ignore tests/book --ignore tests/site --ignore tests/benchmarks --ignore tests/experiments
+
 serve: book
-	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+	@$(PY) tools/serve_book.py "$(PORT)"
 
 notebooks: $(ENVIRONMENT) data
 	$(PY) tools/execute_notebooks.py
 
 chapter: $(ENVIRONMENT) data
 	@test -n "$(C)" || { echo "Say which: make chapter C=chapters/part/name.ipynb"; exit 1; }
-	$(PY) tools/execute_notebooks.py $(C)
+	@$(PY) tools/execute_notebooks.py "$(C)"
 
 lab: $(ENVIRONMENT) data
 	$(PY) -m jupyterlab chapters
@@ -49,7 +62,7 @@ lab: $(ENVIRONMENT) data
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff format --check
 	$(PY) -m ruff check
-	$(PY) -m mypy attn_core
+	$(PY) -m mypy attn_core tests/client.py
 
 data: $(ENVIRONMENT)
 	@$(PY) -m attn_core.data
@@ -65,7 +78,7 @@ bench: .bench/ready
 
 experiments: $(ENVIRONMENT) data
 	@test -n "$(C)" || { echo "Say which: make experiments C=why_attention"; exit 1; }
-	$(PY) -m experiments $(C)
+	@$(PY) -m experiments "$(C)"
 
 clean:
-	rm -rf .venv .bench _build _vendor
+	rm -rf .venv .oldest .bench build dist _build _vendor

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from attn_core import scores as score_functions
+from attn_core.autocast import in_autocast_dtype
 from attn_core.checks import (
     broadcast_shapes,
     broadcasts_to,
     check_floating_point,
+    check_not_sparse,
     check_number,
     check_q_offset,
     check_share,
+    is_integer,
+    is_tracing,
 )
 from attn_core.masks import Mask, causal
 from attn_core.positions.bias import Bias, distances
@@ -40,7 +44,7 @@ class Arguments:
         dropout_p: share of weights dropped.
         q_offset: position of query 0 among the keys.
         without_heads: whether the caller gave plain matrices, so that the result is one too.
-        in_use: whether somebody knows already that each query and key has a pair.
+        in_use: whether each query and key has a pair; None if nobody has looked.
 
     Source: the ONNX operator ``Attention``, opset 25, has the same arguments.
 
@@ -63,7 +67,7 @@ class Arguments:
     dropout_p: float
     q_offset: int | Tensor | None
     without_heads: bool
-    in_use: bool = False
+    in_use: bool | None = None
 
     @property
     def leading(self) -> torch.Size:
@@ -112,13 +116,19 @@ class Arguments:
         return self.mask.own_key and self._queries_start_at_first_key
 
     def table(self) -> Tensor | None:
-        """The mask as a bool tensor, broadcast to ``(..., Hq, L, S)``; None if it hides nothing."""
+        """The mask as a bool tensor, broadcast to ``(..., Hq, L, S)``; None if it hides nothing.
+
+        One row for all queries where they may attend the same keys, as with padding.
+        """
         if self.hides_nothing:
             return None
         if isinstance(self.mask, Mask):
             table = self.mask.dense(self.q_len, self.k_len, self.q_offset, device=self.query.device)
-            return table[0] if table.ndim == 4 and len(table) == 1 else table
-        return self.mask
+            table = table[0] if table.ndim == 4 and len(table) == 1 else table
+        else:
+            assert self.mask is not None
+            table = self.mask
+        return table[..., :1, :] if self.q_len > 1 and table.stride(-2) == 0 else table
 
     def bias_table(self, query: Tensor, key: Tensor) -> Tensor | None:
         """What is added to the scores of query and key, broadcast to ``(..., Hq, L, S)``."""
@@ -126,6 +136,16 @@ class Arguments:
             device = query.device
             return self.bias(query, key, distances(self.q_len, self.k_len, self.q_offset, device))
         return self.bias
+
+    @property
+    def _is_harmless(self) -> bool:
+        """Whether all numbers are so small that a weight of 0, or a score of −inf, wipes them out.
+
+        Then nothing needs to be zeroed, which would copy keys and values.
+        """
+        most = math.sqrt(torch.finfo(self.query.dtype).max / max(1.0, abs(self.scale)))
+        lengths = (torch.linalg.vector_norm(x) for x in (self.query, self.key, self.value))
+        return _are_all(*(length < most for length in lengths))
 
     def without_masked(self, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, with zeros where no pair of the mask uses them.
@@ -138,7 +158,7 @@ class Arguments:
         table = table.reshape((1,) * (3 - table.ndim) + table.shape)
         row_is_used = table.any(-1, keepdim=True)
         key_is_used = table.any(-2).unsqueeze(-1)
-        if isinstance(self.mask, Mask) and _are_all(row_is_used, key_is_used):
+        if self.in_use is None and (_are_all(row_is_used, key_is_used) or self._is_harmless):
             return self.query, self.key, self.value
         if self.group > 1 and key_is_used.shape[-3] > 1:
             key_is_used = key_is_used.unflatten(-3, (-1, self.group)).any(-3)
@@ -162,6 +182,7 @@ def check_arguments(
     softcap: float | None = None,
     dropout_p: float = 0.0,
     q_offset: int | Tensor | None = None,
+    follow_autocast: bool = True,
 ) -> Arguments:
     """Check the arguments of :func:`attn_core.attention` against each other.
 
@@ -177,6 +198,7 @@ def check_arguments(
         softcap: as there.
         dropout_p: as there.
         q_offset: as there.
+        follow_autocast: whether :class:`torch.autocast` decides on the dtype, where it is on.
 
     Returns:
         The checked arguments.
@@ -198,6 +220,10 @@ def check_arguments(
         raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
     if scale is not None:
         check_number("scale", scale)
+    check_not_sparse("mask", mask)
+    check_not_sparse("bias", bias)
+    if follow_autocast:
+        query, key, value, bias = in_autocast_dtype(query, key, value, bias)
     _check_tensors(query, key, value)
     if score in (None, score_functions.dot, score_functions.scaled_dot):
         _check_width(query, key, value)
@@ -213,6 +239,9 @@ def check_arguments(
     check_share("dropout_p", dropout_p)
     if q_offset is not None:
         check_q_offset(q_offset)
+        is_recorded = isinstance(q_offset, int | torch.SymInt) or torch.jit.is_tracing()
+        if is_integer(q_offset) and not is_recorded:
+            q_offset = int(q_offset)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1]) if score is None else 1.0
     if mask is causal() and isinstance(q_offset, int) and q_offset >= key.shape[-2] - 1:
@@ -345,9 +374,11 @@ def _check_fits(name: str, tensor: Tensor, arguments: Arguments) -> None:
         raise ValueError(f"{name} is on {tensor.device}, but query is on {arguments.query.device}")
     full = (*arguments.leading, arguments.query.shape[-3], arguments.q_len, arguments.k_len)
     if not broadcasts_to(tensor.shape, full):
+        is_padding = name == "mask" and tensor.shape == (*full[:-3][-1:], full[-1])
+        hint = "; a table (batch, keys) of padding is masks.padding(mask)" if is_padding else ""
         raise ValueError(
             f"{name} must broadcast to (..., heads, queries, keys) = {full}, "
-            f"got {name} {tuple(tensor.shape)}"
+            f"got {name} {tuple(tensor.shape)}{hint}"
         )
 
 
@@ -356,10 +387,25 @@ def is_in_use(table: Tensor) -> bool:
     return _are_all(table.any(-1), table.any(-2))
 
 
+def is_any(table: Tensor) -> bool:
+    """Whether something in it is True, or may be: see :func:`_looks`."""
+    return not _are_all(~table)
+
+
 def _are_all(*tables: Tensor) -> bool:
-    """Whether all is True; not where the answer would have to be waited for, or traced."""
-    looks = tables[0].device.type == "cpu" and not torch.compiler.is_compiling()
-    return looks and all(bool(table.all()) for table in tables)
+    """Whether all is True and can be seen to be: see :func:`_looks`."""
+    if not _looks(tables[0]):
+        return False
+    try:
+        return all(bool(table.all()) for table in tables)
+    except RuntimeError:  # vmap and fake tensors have no single number to read
+        return False
+
+
+def _looks(x: Tensor) -> bool:
+    """Whether a number can be read without waiting for it, and without tracing it as a constant."""
+    is_recorded = torch.compiler.is_compiling() or is_tracing()
+    return x.device.type == "cpu" and not is_recorded
 
 
 def _at_least_a_matrix(x: Tensor) -> Tensor:

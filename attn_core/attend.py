@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, overload
 from torch import Tensor
 
 from attn_core.arguments import check_arguments
+from attn_core.calls import checked_call
 from attn_core.kernels import choosing, explicit
 from attn_core.masks import Mask
 from attn_core.positions import Bias
@@ -93,6 +94,7 @@ def attention(
 ) -> Tensor | AttentionOutput: ...
 
 
+@checked_call
 def attention(
     query: Tensor,
     key: Tensor,
@@ -133,7 +135,9 @@ def attention(
         key: ``(..., Hkv, S, D)``: S vectors that are compared with the queries.
         value: ``(..., Hkv, S, Dv)``: S vectors that are handed out.
         mask: bool, **True = may attend**, broadcast to ``(..., Hq, L, S)``; or a mask from
-            :mod:`attn_core.masks`.
+            :mod:`attn_core.masks`. Two dimensions are always ``(L, S)``: a table ``(batch, S)`` of
+            padding, as tokenizers give it, is :func:`masks.padding(table)
+            <attn_core.masks.padding>`.
         bias: floating point, broadcast to ``(..., Hq, L, S)``, added to the scores; or a bias from
             :mod:`attn_core.positions`.
         score: a callable ``(query, key) -> (..., L, S)``, see :mod:`attn_core.scores`. With grouped

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from attn_core.autocast import autocast_dtype
 
 if TYPE_CHECKING:
     from attn_core.masks import Mask
@@ -15,18 +18,46 @@ if TYPE_CHECKING:
 def check_sizes(*, least: int = 1, **sizes: int) -> None:
     """Refuse a size that is no integer, or below the least."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit.trace records: what is decided here from a length holds for any length."""
+    return not torch.compiler.is_compiling() and torch.jit.is_tracing()
+
+
+def is_integer(number: object) -> bool:
+    """Whether it is an integer of Python or NumPy, or a tensor that holds one and no dimension."""
+    if isinstance(number, Tensor):
+        is_number = number.is_floating_point() or number.is_complex() or number.dtype == torch.bool
+        return number.ndim == 0 and not is_number
+    return isinstance(number, int | np.integer | torch.SymInt) and not isinstance(number, bool)
 
 
 def check_number(name: str, number: object) -> None:
     """Refuse what is no finite real number."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r}")
-    if not math.isfinite(number):
+    # torch.compile traces comparisons, and not math.isfinite.
+    if not -math.inf < number < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} must be finite, got {number}")
+
+
+def check_flags(**flags: object) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_eps(eps: object) -> None:
+    """Refuse what cannot be added to a variance."""
+    check_number("eps", eps)
+    if eps < 0:  # type: ignore[operator]
+        raise ValueError(f"eps must be 0 or more, got {eps}")
 
 
 def check_share(name: str, share: object) -> None:
@@ -42,6 +73,13 @@ def check_floating_point(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    check_not_sparse(name, x)
+
+
+def check_not_sparse(name: str, x: object) -> None:
+    """Refuse a tensor that does not hold all its entries."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {x.layout}: give {name}.to_dense()")
 
 
 def check_integers(name: str, x: Tensor) -> None:
@@ -50,6 +88,12 @@ def check_integers(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
         raise TypeError(f"{name} must hold integers, got {x.dtype}")
+
+
+def has_numbers(x: Tensor) -> bool:
+    """Whether the numbers of x can be read: not while a call is traced, nor of a mere shape."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not is_traced and type(x) in (Tensor, nn.Parameter) and x.device.type != "meta"
 
 
 def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
@@ -77,14 +121,32 @@ def check_sequence(name: str, x: Tensor, width: int) -> None:
         raise ValueError(f"{name} must be (..., length, {width}), got {name} {tuple(x.shape)}")
 
 
+def check_vectors(name: str, x: Tensor, width: int) -> None:
+    """Refuse anything but a batch of sequences of vectors of this width."""
+    check_sequence(name, x, width)
+    if x.ndim != 3:
+        raise ValueError(f"{name} must be (batch, length, {width}), got {name} {tuple(x.shape)}")
+
+
 def check_batch(name: str, x: Tensor, parameter: Tensor) -> None:
     """Refuse anything but a batch of sequences that this parameter can be applied to."""
-    check_sequence(name, x, parameter.shape[-1])
-    if x.ndim != 3:
-        raise ValueError(
-            f"{name} must be (batch, length, {parameter.shape[-1]}), got {name} {tuple(x.shape)}"
-        )
+    check_vectors(name, x, parameter.shape[-1])
     check_same_kind(name, x, "the layer", parameter)
+
+
+def projected(name: str, x: Tensor, projection: nn.Module) -> Tensor:
+    """Apply a projection, and say which argument it is that does not fit it.
+
+    It may be wrapped, quantised or moved about, so nothing of it is read before it has failed.
+    """
+    try:
+        result: Tensor = projection(x)
+    except RuntimeError:
+        weight = getattr(projection, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            check_same_kind(name, x, "the layer", weight)
+        raise
+    return result
 
 
 def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
@@ -95,16 +157,27 @@ def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
         raise TypeError(f"{name} must hold token numbers as int64, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.numel() == 0:
         raise ValueError(f"{name} must be (batch, length), got shape {tuple(tokens.shape)}")
-    if tokens.min() < 0 or tokens.max() >= vocabulary_size:
+    if has_numbers(tokens) and (tokens.min() < 0 or tokens.max() >= vocabulary_size):
         raise ValueError(
             f"{name} must hold numbers from 0 to {vocabulary_size - 1}, "
             f"got {int(tokens.min())} to {int(tokens.max())}"
         )
 
 
+def check_is_token(is_token: object, shape: tuple[int, ...]) -> None:
+    """Refuse anything but a bool for each token, False on padding."""
+    if not isinstance(is_token, Tensor) or is_token.dtype != torch.bool:
+        seen = getattr(is_token, "dtype", type(is_token).__name__)
+        raise TypeError(f"is_token must be a bool tensor, False on padding, got {seen}")
+    if is_token.shape != shape:
+        raise ValueError(
+            f"is_token must be {shape}, one for each token, got {tuple(is_token.shape)}"
+        )
+
+
 def check_same_kind(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors of different dtypes, or on different devices."""
-    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != other.dtype and autocast_dtype(x.device) is None:
         raise TypeError(f"{name} has dtype {x.dtype}, but {other_name} has {other.dtype}")
     if x.device != other.device:
         raise ValueError(f"{name} is on {x.device}, but {other_name} is on {other.device}")
@@ -134,6 +207,8 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
 
 def check_q_offset(q_offset: object) -> None:
     """Refuse what is neither an integer nor a vector of integers."""
+    if is_integer(q_offset):
+        return
     if isinstance(q_offset, Tensor):
         if q_offset.is_floating_point() or q_offset.is_complex() or q_offset.dtype == torch.bool:
             raise TypeError(f"q_offset must hold integers, got {q_offset.dtype}")
@@ -142,5 +217,5 @@ def check_q_offset(q_offset: object) -> None:
                 "q_offset must be an int or one integer per batch entry, got shape "
                 f"{tuple(q_offset.shape)}"
             )
-    elif not isinstance(q_offset, int) or isinstance(q_offset, bool):
+    else:
         raise TypeError(f"q_offset must be an int or a tensor of integers, got {q_offset!r}")

@@ -5,6 +5,7 @@ scores ``(..., L, S)``. :func:`attn_core.attention` takes any of them, or one of
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,20 @@ def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
         tensor([[2.5000]])
     """
     _check_width(query, key, least=1)
-    return dot(query, key) / math.sqrt(query.shape[-1])
+    return scaled_product(query, key, 1 / math.sqrt(query.shape[-1]))
+
+
+def scaled_product(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """``scale · q · k``, scaled beforehand as far as that is exact and keeps q · k in range.
+
+    In float16 a product above 65,504 is infinite, though the score that it would be scaled to is
+    not. Times a power of two a number keeps its digits, so that this part of the scale comes first.
+    """
+    if query.dtype == torch.float16 and 0 < abs(scale) < 1:
+        # Below 2⁻⁸, the scale of width 65,536, digits of the query would go after all.
+        power = 2.0 ** max(math.frexp(scale)[1] - 1, -8)
+        query, scale = query * power, scale / power
+    return query @ key.transpose(-2, -1) * scale
 
 
 def cosine(query: Tensor, key: Tensor) -> Tensor:
@@ -169,6 +183,8 @@ class Bilinear(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, query_dim: int, key_dim: int) -> None:
         super().__init__()
         check_sizes(query_dim=query_dim, key_dim=key_dim)
@@ -217,9 +233,13 @@ class Additive(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
         check_sizes(query_dim=query_dim, key_dim=key_dim, hidden_dim=hidden_dim)
+        self.query_dim = query_dim
+        self.key_dim = key_dim
         self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
         self.key_proj = nn.Linear(key_dim, hidden_dim, bias=False)
         self.score_vector = nn.Parameter(torch.empty(hidden_dim))
@@ -227,8 +247,8 @@ class Additive(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Score query ``(..., L, query_dim)`` and key ``(..., S, key_dim)``: ``(..., L, S)``."""
-        check_sequence("query", query, self.query_proj.in_features)
-        check_sequence("key", key, self.key_proj.in_features)
+        check_sequence("query", query, self.query_dim)
+        check_sequence("key", key, self.key_dim)
         _check_pair(query, key)
         check_same_kind("query", query, "the layer", self.score_vector)
         return self.from_projections(self.query_proj(query), self.key_proj(key))
@@ -267,6 +287,8 @@ class Location(nn.Module):
         >>> score(torch.ones(2, 3), torch.ones(4, 5)).shape
         torch.Size([2, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, query_dim: int, max_len: int) -> None:
         super().__init__()

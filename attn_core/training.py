@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_core.checks import check_not_sparse, check_sizes
+from attn_core.extras import needed
+
 
 @dataclass(frozen=True)
 class History:
@@ -49,16 +52,26 @@ def length_batches(
         A list of int64 tensors, the examples' indices ``(batch,)``.
 
     Raises:
-        ValueError: ``batch_size`` or ``epochs`` is less than 1.
+        ValueError: ``batch_size`` or ``epochs`` is less than 1, ``seed`` is negative, or
+            ``lengths`` are empty or not one number per example.
+        TypeError: a size or ``seed`` is no integer, or ``lengths`` are no numbers.
 
     Example:
         >>> sorted(sorted(batch.tolist()) for batch in length_batches([9, 1, 8, 2], 2))
         [[0, 2], [1, 3]]
     """
-    if batch_size < 1 or epochs < 1:
-        raise ValueError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.as_tensor(lengths)
+    check_sizes(batch_size=batch_size, epochs=epochs)
+    check_sizes(least=0, seed=seed)
+    check_not_sparse("lengths", lengths)
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"lengths must be one number per example, got {lengths!r}") from None
+    if lengths.ndim != 1 or len(lengths) == 0 or lengths.isnan().any():
+        raise ValueError(
+            f"lengths must be one number per example, at least one, got {lengths.tolist()}"
+        )
+    generator = torch.Generator().manual_seed(int(seed))
     batches: list[Tensor] = []
     for _ in range(epochs):
         shuffled = torch.randperm(len(lengths), generator=generator)
@@ -267,16 +280,12 @@ def _error(model: nn.Module, validate: Callable[[], float], epoch: int) -> float
 
 
 def _progress(batches: Sequence[Any], description: str) -> Any:
-    try:
+    with needed("the progress bar"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("the progress bar needs tqdm: pip install tqdm") from error
     return tqdm(batches, desc=description, unit="step")
 
 
 def _open_log(log_dir: str | PathLike[str]) -> Any:
-    try:
+    with needed("log_dir"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("log_dir needs TensorBoard: pip install tensorboard") from error
     return SummaryWriter(log_dir)

@@ -2,7 +2,10 @@
 
 import argparse
 import importlib
+import pkgutil
+import sys
 
+import experiments
 from experiments.record import record
 
 
@@ -13,6 +16,10 @@ def main() -> None:
         "--resume", action="store_true", help="keep the runs that the results file already has"
     )
     arguments = parser.parse_args()
+    names = {found.name for found in pkgutil.iter_modules(experiments.__path__)}
+    names -= {"__main__", "record"}
+    if arguments.chapter not in names:
+        sys.exit(f"no experiment {arguments.chapter!r}; there are {', '.join(sorted(names))}")
     module = importlib.import_module(f"experiments.{arguments.chapter}")
     record(arguments.chapter, module, resume=arguments.resume)
 

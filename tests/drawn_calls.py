@@ -104,11 +104,16 @@ def masks_with_rules(draw, sizes, depth=2):
         return masks.padding(lengths), lambda b, h, i, p, j: j < lengths[b]
     if kind == "dense":
         entries = draw(st.sampled_from([1, *sizes.batch[-1:]]))
-        heads = draw(st.sampled_from([1, sizes.heads]))
-        table = draw(bool_tables((entries, heads, sizes.q_len, sizes.k_len)))
+        heads, rows, keys = (
+            draw(st.sampled_from([1, size])) for size in (sizes.heads, sizes.q_len, sizes.k_len)
+        )
+        table = draw(bool_tables((entries, heads, rows, keys)))
         known = table.tolist()
         table = table if entries > 1 else table[0] if heads > 1 else table[0, 0]
-        return masks.dense(table), lambda b, h, i, p, j: known[b % entries][h % heads][i][j]
+        return (
+            masks.dense(table),
+            lambda b, h, i, p, j: known[b % entries][h % heads][i % rows][j % keys],
+        )
     one, one_rule = draw(masks_with_rules(sizes, depth - 1))
     if kind == "not":
         return ~one, lambda *at: not one_rule(*at)

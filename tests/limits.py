@@ -127,8 +127,10 @@ def trained(error: float = 1.0, **options: int) -> Any:
     )
 
 
-def run_with(budget: float) -> None:
-    with Budget(budget).running():
+def run_with(**left: float) -> None:
+    budget = Budget(9.0)
+    vars(budget).update(left)
+    with budget.running():
         pass
 
 
@@ -309,7 +311,8 @@ AROUND = [
     Row("length", lambda x: costs.cost("kv_cache", length=x, head_dim=1, max_len=2), 2, 3),
     Row("10 dates", span, 10, 9),
     Row("seconds", lambda x: diagnosis.diagnose(lambda q, k, v: q, seconds=x), TINY, 0.0),
-    Row("too long", run_with, 9.0, 0.0),
+    Row("takes too long", lambda x: run_with(left=x), 9.0, 0.0),
+    Row("waits too long", lambda x: run_with(wall_left=x), 9.0, 0.0),
     Row("part, first", lambda x: excerpt("a\nb", (x, 1)), 1, 0),
     Row("part, order", lambda x: excerpt("a\nb", (2, x)), 2, 1),
     Row("part, last", lambda x: excerpt("a\nb", (1, x)), 2, 3),

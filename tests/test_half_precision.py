@@ -101,6 +101,51 @@ def test_a_mask_never_overflows_and_never_swallows_a_real_score(kernel, dtype):
     assert torch.equal(output[1], torch.zeros(1, 3, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "normalizer"),
+    [
+        ("explicit", None),
+        ("explicit", normalizers.sparsemax),
+        ("explicit", normalizers.sigmoid),
+        ("banded", normalizers.entmax15),
+        ("sdpa", None),
+        ("chunked", None),
+    ],
+)
+def test_a_product_out_of_range_is_no_score_out_of_range(kernel, normalizer):
+    """30 · 30 · 128 = 115,200 is infinite in float16; the score, 10,182, is not."""
+    query, key = torch.full((2, 3, 128), 30.0), torch.full((2, 3, 128), 30.0)
+    key[:, 1] -= 0.25
+    value = torch.eye(3).expand(2, 3, 3)
+    options = {"mask": masks.window(2, 2), "normalizer": normalizer}
+    with kernels.use(kernel):
+        exact = attention(query, key, value, **options)
+        inputs = [x.half().requires_grad_() for x in (query, key, value)]
+        output, weights = attention(*inputs, **options, return_weights=True)
+        gradients = torch.autograd.grad(output.float().square().sum(), inputs)
+    torch.testing.assert_close(output.float(), exact, rtol=0, atol=1e-3)
+    torch.testing.assert_close(weights.float() @ value, exact, rtol=0, atol=1e-3)
+    assert all(torch.isfinite(x).all() for x in gradients)
+
+
+def test_scaled_scores_stay_in_range_and_keep_their_digits():
+    query, key = normal((5, 128), (6, 128), dtype=torch.float16)
+    for size in (1.0, 25.0):
+        exact = query.double() * size @ key.double().T / 128**0.5
+        seen = scores.scaled_dot(query * size, key)
+        assert (seen - exact).abs().max() <= 2 * torch.finfo(torch.float16).eps * exact.abs().max()
+    large = torch.full((1, 128), 30.0, dtype=torch.float16)
+    assert scores.scaled_dot(large, large).item() == pytest.approx(900 * 128**0.5, rel=1e-3)
+    tiny = attention(query, key, torch.eye(6).half(), scale=1e-6)
+    torch.testing.assert_close(tiny, torch.full((5, 6), 1 / 6).half(), rtol=1e-3, atol=0)
+
+
+def test_linformer_stays_in_range():
+    x = torch.full((2, 128), 30.0, dtype=torch.float16)
+    output = kernels.linformer(x, x, x, key_projection=torch.eye(2).half())
+    assert torch.equal(output, x)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("normalizer", [normalizers.sparsemax, normalizers.softmax])
 def test_normalizers_sum_to_one_as_well_as_the_dtype_can(dtype, normalizer):

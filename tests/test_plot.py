@@ -185,6 +185,27 @@ def test_arrow_is_straight_where_boxes_face_each_other(start, end, straight):
     assert "".join(axis for axis, equal in zip("xy", same, strict=True) if equal) == straight
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tokens: plot.weights(np.eye(3), tokens, tokens, title="Dollars"),
+        lambda tokens: plot.scores(np.eye(3), tokens, tokens, title="Dollars"),
+        lambda tokens: plot.mask(
+            masks.causal(), 3, 3, queries=tokens, keys=tokens, title="Dollars"
+        ),
+        lambda tokens: plot.heads(np.eye(3)[None], tokens, tokens, title="Dollars").flat[0],
+    ],
+)
+def test_a_dollar_in_a_token_is_a_dollar(draw):
+    """Matplotlib would set "$x$" as mathematics, and raise at "$\\frac$"."""
+    tokens = ["$x$", "$\\frac$", "US$5 or $6"]
+    ax = draw(tokens)
+    ax.figure.canvas.draw()
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in labels] == tokens
+        assert not any(label.get_parse_math() for label in labels)
+
+
 def test_tokens_in_another_script_use_the_font_they_are_given():
     path = findfont(FontProperties(family="DejaVu Serif"))
     ax = plot.weights([[1.0]], ["да"], ["да"], title="да", font=path)

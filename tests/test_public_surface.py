@@ -73,6 +73,115 @@ def test_only_what_is_needed_is_imported(statement, needed):
     assert not (set(HEAVY) - set(needed)) & set(imported)
 
 
+HIDE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""  # the sternest way to hide a package: even to ask for it is an error
+
+
+def run_without(packages, code):
+    """What code prints where these packages are not installed."""
+    code = HIDE.format(packages=packages) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+NO_FIGURES, NO_TORCH = ["matplotlib"], ["torch", "matplotlib", "tqdm", "babel", "tokenizers"]
+
+
+@pytest.mark.parametrize("packages", [NO_FIGURES, NO_TORCH], ids=["no Matplotlib", "NumPy only"])
+def test_looking_around_never_raises(packages):
+    found = run_without(
+        packages,
+        """
+        import pydoc
+        import attn_core
+
+        names = dir(attn_core)
+        there = [name for name in [*names, "plot", "attention", "GPT"] if hasattr(attn_core, name)]
+        assert "attn_core" in pydoc.render_doc(attn_core)
+        from attn_core import *
+        assert set(attn_core.__all__) <= set(globals())
+        print(*there)
+        """,
+    ).split()
+    assert {"reference", "diagnose", "testing"} <= set(found)
+    assert "plot" not in found
+    assert ("attention" in found) == ("torch" not in packages)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("attn_core.plot.weights", ["attn_core.plot needs Matplotlib", "attn-core[plot]"]),
+        ("from attn_core import plot", ["attn_core.plot needs Matplotlib", "attn-core[plot]"]),
+        ("import attn_core.plot", ["attn_core.plot needs Matplotlib", "pip install matplotlib"]),
+        ("from attn_core.plot import heads", ["attn_core.plot needs Matplotlib"]),
+        ("attn_core.attention", ["attn_core.attention needs PyTorch", "pip install torch"]),
+        ("from attn_core import attention", ["attn_core.attention needs PyTorch"]),
+        ("from attn_core import masks", ["attn_core.masks needs PyTorch"]),
+        (
+            "from attn_core.data import dates; dates.write_dates([1], 'de')",
+            ["needs Babel", "pip install babel", "attn-core[data]"],
+        ),
+    ],
+)
+def test_a_package_that_is_missing_is_named(statement, says):
+    message = run_without(
+        NO_TORCH,
+        f"""
+        import attn_core
+        try:
+            {statement}
+        except (ImportError, AttributeError) as error:
+            print(error)
+        """,
+    )
+    for part in [*says, "attn_core.reference needs NumPy only"]:
+        assert part in message
+
+
+def test_what_needs_no_extra_works_without():
+    printed = run_without(
+        NO_TORCH,
+        """
+        import numpy as np
+        from attn_core import cost, diagnose, reference
+        from attn_core.testing import check_attention
+
+        def attend(query, key, value):
+            scores = query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1])
+            return reference.softmax(scores) @ value
+
+        check_attention(attend)
+        assert diagnose(attend)
+        print(cost("multi_head", q_len=2, dim=4, heads=1).multiplications)
+        """,
+    )
+    assert int(printed) > 0
+
+
+def test_a_name_that_lives_elsewhere_is_pointed_to():
+    with pytest.raises(ImportError, match=r"MultiHeadAttention.* from attn_core\.modules$"):
+        from attn_core import MultiHeadAttention  # noqa: F401
+    with pytest.raises(AttributeError, match=r"attn_core\.normalizers or attn_core\.reference$"):
+        _ = attn_core.softmax
+    assert not hasattr(attn_core, "MultiHeadAttention")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
+def test_every_module_can_be_imported_from_the_package(path):
+    if path.stem != "__init__":
+        assert inspect.ismodule(getattr(__import__("attn_core", fromlist=[path.stem]), path.stem))
+
+
 def test_every_public_name_can_be_had_and_no_other():
     for name in attn_core.__all__:
         assert getattr(attn_core, name) is not None

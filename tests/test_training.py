@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from refusals import assert_refuses
 from torch import nn
 
 from attn_core.training import History, length_batches, train, train_to_plateau
@@ -31,10 +32,25 @@ def test_the_seed_decides_the_order():
     assert same == again != other
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 2, "epochs": 0}])
-def test_sizes_below_one_are_refused(arguments):
-    with pytest.raises(ValueError, match="batch_size and epochs"):
-        length_batches([1, 2], **arguments)
+REFUSED = {
+    "batch of none": (lambda: length_batches([1, 2], 0), ValueError, ["batch_size", "0"]),
+    "batch of halves": (lambda: length_batches([1, 2], 2.5), TypeError, ["batch_size", "2.5"]),
+    "no epoch": (lambda: length_batches([1, 2], 2, epochs=0), ValueError, ["epochs", "0"]),
+    "epochs of a flag": (lambda: length_batches([1], 2, epochs=True), TypeError, ["epochs"]),
+    "seed of text": (lambda: length_batches([1, 2], 2, seed="a"), TypeError, ["seed", "'a'"]),
+    "seed below 0": (lambda: length_batches([1, 2], 2, seed=-1), ValueError, ["seed", "-1"]),
+    "lengths of text": (lambda: length_batches("ab", 1), TypeError, ["lengths", "'ab'"]),
+    "no lengths": (lambda: length_batches(None, 1), TypeError, ["lengths", "None"]),
+    "lengths empty": (lambda: length_batches([], 1), ValueError, ["lengths", "[]"]),
+    "one length": (lambda: length_batches(torch.tensor(3), 1), ValueError, ["lengths", "3"]),
+    "lengths in rows": (lambda: length_batches([[1], [2]], 1), ValueError, ["lengths", "[[1]"]),
+    "a length unknown": (lambda: length_batches([float("nan")], 1), ValueError, ["nan"]),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_bad_lengths_and_sizes_are_refused_by_name(call, error, words):
+    assert_refuses(call, error, words)
 
 
 def fit_a_line(**options):
@@ -109,10 +125,11 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     ("missing", "options", "command"),
     [
         ("tqdm", {}, "pip install tqdm"),
-        ("torch.utils.tensorboard", {"log_dir": "unused"}, "pip install tensorboard"),
+        ("tensorboard", {"log_dir": "unused"}, "pip install tensorboard"),
     ],
 )
 def test_a_missing_package_is_named(monkeypatch, missing, options, command):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=command):
         fit_a_line(**options)

@@ -243,6 +243,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "DeltaGradients",
         "LinearGradients",
         "LinformerGradients",
+        "MultiHeadGradients",
         "multi_head_decoding",
         "online_attention",
     }
@@ -263,6 +264,7 @@ def test_every_name_of_the_reference_has_a_twin_or_is_a_derivative():
         "graph_attention_v2": GraphAttention,
         "hard_attention": modules.HardAttention,
         "layer_norm": torch.nn.LayerNorm,
+        "rms_norm": torch.nn.RMSNorm,
         "transformer_block": Block,
         "hierarchical": modules.HierarchicalAttention,
         "local_m": modules.LocalMonotonic,

@@ -15,9 +15,9 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS_PER_CELL = 600
 KEPT_CELL_METADATA = {"tags", "mystnb", "nbval_reason"}
 NOTEBOOK_METADATA = {
     "kernelspec": {
@@ -82,7 +82,7 @@ def execute(path: Path, address: str) -> None:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=600,
+        timeout=SECONDS_PER_CELL,
         record_timing=False,
         coalesce_streams=True,
         store_widget_state=False,
@@ -94,22 +94,39 @@ def execute(path: Path, address: str) -> None:
     nbformat.write(notebook, path)
 
 
+def trouble_with(path: Path) -> str:
+    """Why a path is no notebook that can be executed; empty if it is one."""
+    if path.is_dir():
+        return "is a folder: name one of its notebooks"
+    if not path.is_file():
+        return "does not exist"
+    return "" if path.suffix == ".ipynb" else "is no notebook (.ipynb)"
+
+
 def main(arguments: list[str]) -> int:
+    paths = [Path(a).resolve() for a in arguments] or sorted(ROOT.glob("chapters/**/*.ipynb"))
+    for path in paths:
+        if trouble := trouble_with(path):
+            print(f"{path} {trouble}", file=sys.stderr)
+            return 1
     # Progress bars are for people, and one thread rounds alike on every number of cores.
     os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1")
-    paths = [Path(a).resolve() for a in arguments] or sorted(ROOT.glob("chapters/**/*.ipynb"))
     address = public_address()
-    failed = 0
+    failed = []
     for path in paths:
         start = time.perf_counter()
         try:
             execute(path, address)
-        except CellExecutionError as error:
-            failed += 1
-            print(f"{path.name} failed and was left as it was:\n{error}", file=sys.stderr)
+        except Exception as error:  # a cell's, a kernel that died, a time-out: the rest goes on
+            failed.append(path)
+            why = f"{type(error).__name__}: {error}"
+            print(f"{path.name} failed and was left as it was:\n{why}", file=sys.stderr)
         else:
-            print(f"{path.name}: executed in {time.perf_counter() - start:.0f} s")
-    return min(failed, 1)
+            print(f"{path.name}: executed in {time.perf_counter() - start:.0f} s", flush=True)
+    if failed:
+        names = ", ".join(path.name for path in failed)
+        print(f"{len(failed)} of {len(paths)} notebooks failed: {names}", file=sys.stderr)
+    return min(len(failed), 1)
 
 
 if __name__ == "__main__":

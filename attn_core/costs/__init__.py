@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 
 from attn_core.costs.layers import kv_cache, latent, multi_head
 from attn_core.costs.memories import delta_rule, linear_attention
 from attn_core.costs.pairs import additive, chunked, dot_product, window
-from attn_core.costs.total import Cost
+from attn_core.costs.total import Cost, is_integer
 
 __all__ = ["Cost", "cost"]
 
@@ -20,7 +20,18 @@ _BYTES = {
     "float8_e5m2": 1,
 }
 _MAY_BE_0 = ("cached", "left", "right", "window", "length")
-_MECHANISMS: dict[str, Callable[..., Cost]] = {
+Mechanism = Literal[
+    "additive",
+    "chunked",
+    "delta_rule",
+    "dot_product",
+    "kv_cache",
+    "latent",
+    "linear_attention",
+    "multi_head",
+    "window",
+]
+_MECHANISMS: dict[Mechanism, Callable[..., Cost]] = {
     "additive": additive,
     "chunked": chunked,
     "delta_rule": delta_rule,
@@ -33,7 +44,7 @@ _MECHANISMS: dict[str, Callable[..., Cost]] = {
 }
 
 
-def cost(mechanism: str, **sizes: Any) -> Cost:
+def cost(mechanism: Mechanism, **sizes: Any) -> Cost:
     r"""Say what one forward pass of a mechanism costs, from its sizes alone: nothing is computed.
 
     ======================  ========================================================================
@@ -108,7 +119,7 @@ def cost(mechanism: str, **sizes: Any) -> Cost:
             raise TypeError(f"{mechanism} has no {name}: it takes {', '.join(takes)}, dtype")
     for name, parameter in takes.items():
         if name in sizes:
-            _check_size(name, sizes[name], parameter.annotation)
+            sizes[name] = _checked_size(name, sizes[name], parameter.annotation)
         elif parameter.default is Parameter.empty:
             raise TypeError(f"{mechanism} needs {name}: it takes {', '.join(takes)}, dtype")
     dtype = str(sizes.pop("dtype", "float32")).removeprefix("torch.")
@@ -117,13 +128,16 @@ def cost(mechanism: str, **sizes: Any) -> Cost:
     return count(number_bytes=_BYTES[dtype], **sizes)
 
 
-def _check_size(name: str, size: object, kind: object) -> None:
+def _checked_size(name: str, size: Any, kind: object) -> int | None:
     if kind is bool:
         if not isinstance(size, bool):
             raise TypeError(f"{name} must be True or False, got {size!r}")
-    elif size is not None or kind is int:
+        return size
+    if size is not None or kind is int:
         least = 0 if name in _MAY_BE_0 else 1
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+        return int(size)
+    return None

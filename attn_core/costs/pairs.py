@@ -81,11 +81,7 @@ def chunked(
     kv_heads = kv_heads or heads
     check_heads(heads, kv_heads)
     grid = Grid(_call(q_len, k_len, masks.causal() if causal else None, heads, batch))
-    blocks = [
-        (rows.stop - rows.start) * (block.keys.stop - block.keys.start)
-        for rows in grid.row_blocks()
-        for block in grid.blocks(rows)
-    ]
+    blocks = [block.pairs for rows in grid.row_blocks() for block in grid.blocks(rows)]
     return Cost(
         multiplications=batch * heads * sum(blocks) * width,
         weight_bytes=batch * heads * max(blocks) * max(number_bytes, 4),

@@ -1,6 +1,8 @@
 """The cost of a mechanism, as numbers that add up."""
 
 from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Cost:
         return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def __mul__(self, times: int) -> "Cost":
-        if not isinstance(times, int):
+        if not is_integer(times):
             raise TypeError(f"a cost is multiplied by an integer, got {times!r}")
-        return Cost(**{field.name: times * getattr(self, field.name) for field in fields(self)})
+        return Cost(
+            **{field.name: int(times) * getattr(self, field.name) for field in fields(self)}
+        )
 
     __rmul__ = __mul__
 
@@ -56,3 +60,13 @@ class Cost:
             f"{self.weight_bytes:,} bytes of weights\n"
             f"{self.cache_bytes:,} bytes of cache"
         )
+
+
+def is_integer(number: Any) -> bool:
+    """Whether it is an integer of Python or NumPy, or a tensor that holds one and no dimension.
+
+    As in :mod:`attn_core.checks`, which needs PyTorch.
+    """
+    if isinstance(number, bool | Integral):
+        return not isinstance(number, bool)
+    return "int" in str(getattr(number, "dtype", "")) and number.ndim == 0

@@ -21,8 +21,8 @@ def main() -> int:
         return 0
     try:
         news = packages.install()
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
+    except (RuntimeError, OSError) as error:
+        print(f"{packages.data_folder()}: {error}", file=sys.stderr)
         return 1
     print(f"The data packages {'are now' if news else 'were already'} in {packages.data_folder()}")
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attn_core.data import packages
+from attn_core.extras import needed
 
 LOCALES = {"zh": r"zh|zh_CN|zh_Hans|zh_Hans_CN", "fr": r"fr|fr_FR"}
 MAX_WORDS = 12
@@ -169,8 +170,9 @@ def _read(language: str) -> list[Pair]:
 
 
 def _messages(path: Path) -> Iterator[tuple[str, str]]:
-    from babel.messages.mofile import read_mo
-    from babel.messages.pofile import read_po
+    with needed("a catalogue of messages"):
+        from babel.messages.mofile import read_mo
+        from babel.messages.pofile import read_po
 
     # Babel prints what it finds odd in a plural form; plural forms are left out here.
     with path.open("rb") as file, contextlib.redirect_stdout(io.StringIO()):

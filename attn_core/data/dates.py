@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from random import Random
 
 from attn_core.data.vocabulary import Vocabulary
+from attn_core.extras import needed
 
 LANGUAGES: Mapping[str, Sequence[str]] = {
     "en": ("long",),
@@ -90,12 +91,10 @@ def write_dates(dates: Sequence[date], language: str, style: str = "long") -> st
         >>> write_dates([date(2024, 11, 21), date(1999, 5, 3)], "de")
         '21. November 2024 und 3. Mai 1999'
     """
-    try:
+    with needed("a date in another language"):
         from babel import UnknownLocaleError
         from babel.dates import format_date
         from babel.lists import format_list
-    except ImportError as error:
-        raise ImportError("dates in several languages need Babel: pip install babel") from error
     if len(dates) == 0:
         raise ValueError("dates must hold at least one date, got none")
     if style not in ("short", "medium", "long", "full"):

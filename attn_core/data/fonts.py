@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_core.data import packages
+from attn_core.extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
@@ -46,8 +47,9 @@ def use_chinese() -> str:
         ...     use_chinese()
         'Noto Sans SC'
     """
-    import matplotlib
-    from matplotlib import font_manager
+    with needed("a font for figures"):
+        import matplotlib
+        from matplotlib import font_manager
 
     path = chinese_path()
     font_manager.fontManager.addfont(path)
@@ -75,6 +77,7 @@ def chinese() -> FontProperties:
         >>> chinese().get_name()
         'Noto Sans SC'
     """
-    from matplotlib.font_manager import FontProperties
+    with needed("a font for figures"):
+        from matplotlib.font_manager import FontProperties
 
     return FontProperties(fname=chinese_path())

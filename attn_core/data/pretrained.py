@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_core.data import packages
+from attn_core.extras import needed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,8 +157,6 @@ def whisper_tokenizer() -> Tokenizer:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    try:
+    with needed("text to tokens"):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ImportError("text to tokens needs tokenizers: pip install tokenizers") from error
     return Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -5,6 +5,7 @@ The exit status is 0 if nothing is wrong, 1 if something is, 2 if it could not b
 
 import argparse
 import importlib
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--mask-means", choices=["allowed", "hidden", "additive"], default="allowed"
     )
     parser.add_argument("--causal", action="store_true", help="it is meant to be causal")
+    for stream in (sys.stdout, sys.stderr):  # a code page of Windows has no √
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     given = parser.parse_args(arguments)
     try:
         function = _found(given.target)

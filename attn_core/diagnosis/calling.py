@@ -1,6 +1,7 @@
 """Calling somebody's function: its layout, its mask, what it returns, and what goes wrong."""
 
 import inspect
+import re
 import signal
 import sys
 import threading
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class Convention:
         layout: of query, key and value: a key of ``LAYOUTS``.
         output_layout: of what it returns.
         dtype: ``"float64"``, or ``"float32"`` where it takes no other.
+        group: how many heads of queries share one of keys and values.
+        input_names: the names of query, key and value; None if they are its first three arguments.
         mask_argument: the name of its mask; None if it has none.
         mask_means: ``"allowed"``, ``"hidden"`` or ``"additive"``.
         mask_shape: ``"BHLS"``, ``"BLS"`` or ``"LS"``.
@@ -50,69 +53,152 @@ class Convention:
     layout: str = "BHLD"
     output_layout: str = "BHLD"
     dtype: str = "float64"
+    group: int = 1
+    input_names: tuple[str, str, str] | None = None
     mask_argument: str | None = None
     mask_means: str = "allowed"
     mask_shape: str = "BHLS"
     causal_argument: str | None = None
     always_causal: bool = False
 
+    @property
+    def words(self) -> str:
+        """The layout, in words."""
+        shared = f", {self.group} heads of queries for one of keys" if self.group > 1 else ""
+        return LAYOUTS[self.layout] + shared
+
+
+def in_words(error: BaseException) -> str:
+    """The name of an error and the first line of what it says."""
+    try:
+        first_line = (str(error).strip() or "without a message").splitlines()[0]
+    except Exception:
+        first_line = "with a message that cannot be read"
+    return f"{type(error).__name__}: {first_line}"
+
+
+class _TimeIsUp(BaseException):
+    """Interrupts a function; no Exception, so that its own handlers let it pass."""
+
 
 class Budget:
-    """Seconds that are left for somebody else's code; ours is not counted."""
+    """Seconds of computing that are left for somebody else's code; ours is not counted.
+
+    On a busy machine a function takes longer and computes no more, so the clock on the wall stops
+    it only after ten times as long.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.left = seconds
+        self.wall_left = 10 * seconds
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Raise TroubleError when the time is up, amid a call where that is possible.
+        """Raise TroubleError for what the function raises, and when the time is up.
 
-        PyTorch gets one thread: on a busy machine the others wait longer than small inputs take.
+        Amid a call that is possible in the main thread only, and not everywhere.
+        PyTorch gets one thread, so that what it computes can be measured.
         """
-        message = f"it takes too long: more than {self.seconds:g} seconds for small inputs"
-        if self.left <= 0:
-            raise TroubleError(message)
+        if self.left <= 0 or self.wall_left <= 0:
+            raise TroubleError(self._words())
         is_main = threading.current_thread() is threading.main_thread()
         can_interrupt = is_main and hasattr(signal, "setitimer")
 
         def stop(*_: object) -> None:
-            raise TroubleError(message)
+            if time.process_time() - begin > self.left or time.monotonic() - wall > self.wall_left:
+                raise _TimeIsUp
 
         torch = sys.modules.get("torch")
         threads = torch.get_num_threads() if torch is not None else 1
         if torch is not None:
             torch.set_num_threads(1)
-        begin = time.monotonic()
+        is_up = False
+        begin, wall = time.process_time(), time.monotonic()
         if can_interrupt:
             before = signal.signal(signal.SIGALRM, stop)
-            signal.setitimer(signal.ITIMER_REAL, self.left)
+            often = max(self.left / 10, 0.001)  # more often there is time for nothing else
+            signal.setitimer(signal.ITIMER_REAL, often, often)
         try:
-            yield
+            with np.errstate(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it may be asked what it is not made for
+                yield
+        except _TimeIsUp:
+            is_up = True
+        except (TroubleError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit() in somebody's function is no end of ours
+            raise TroubleError(f"it raises {in_words(error)}") from error
         finally:
-            self.left -= time.monotonic() - begin
             if can_interrupt:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, before)
+            self.left -= time.process_time() - begin
+            self.wall_left -= time.monotonic() - wall
             if torch is not None:
                 torch.set_num_threads(threads)
+        if is_up:
+            raise TroubleError(self._words())
+
+    def _words(self) -> str:
+        if self.left <= 0:
+            return f"it takes too long: more than {self.seconds:g} seconds for small inputs"
+        return f"it waits too long: more than {10 * self.seconds:g} seconds for small inputs"
 
 
-def asked_signature(function: Callable[..., Any]) -> tuple[str | None, str | None]:
-    """The names of the arguments that take a mask and a causal flag."""
+_KINDS = {
+    "query": {"q", "qs", "query", "queries", "querys"},
+    "key": {"k", "ks", "key", "keys"},
+    "value": {"v", "vs", "value", "values"},
+}
+
+
+class Signature(NamedTuple):
+    """What the names of a function's arguments say.
+
+    Attributes:
+        inputs: the names of query, key and value; None if they come first and in this order.
+        mask: the name of its mask; None if it has none.
+        causal: the name of its causal flag; None if it has none.
+    """
+
+    inputs: tuple[str, str, str] | None
+    mask: str | None
+    causal: str | None
+
+
+def asked_signature(function: Callable[..., Any]) -> Signature:
+    """Which arguments a function has, by their names."""
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # written in C: PyTorch's own says it in its docstring
+        parameters = list(inspect.signature(function).parameters.values())
+    except Exception:  # written in C: PyTorch's own says it in its docstring
         is_known = "attn_mask" in (getattr(function, "__doc__", None) or "")
-        return ("attn_mask", "is_causal") if is_known else (None, None)
-    further = [
+        return Signature(None, "attn_mask", "is_causal") if is_known else Signature(*[None] * 3)
+    named = [
         p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)
-    ][3:]
+    ]
+    inputs = _inputs_out_of_order(named)
+    further = [p for p in named if p.name not in inputs] if inputs else named[3:]
     causal = [p.name for p in further if p.name.lower() in ("causal", "is_causal")]
     masks = [p.name for p in further if "mask" in p.name.lower() and p.name not in causal]
     required = [p.name for p in further if p.default is p.empty and p.name not in causal]
     mask = masks[0] if masks else required[0] if len(required) == 1 else None
-    return mask, causal[0] if causal else None
+    return Signature(inputs, mask, causal[0] if causal else None)
+
+
+def _inputs_out_of_order(named: list[inspect.Parameter]) -> tuple[str, str, str] | None:
+    """The names of query, key and value where they stand in another order, or not in front."""
+    required = [p.name for p in named if p.default is p.empty and "mask" not in p.name.lower()]
+    found = [
+        [name for name in required if kinds & set(re.split(r"[_\d]+", name.lower()))]
+        for kinds in _KINDS.values()
+    ]
+    if any(len(names) != 1 for names in found):
+        return None
+    query, key, value = (names[0] for names in found)
+    in_order = [p.name for p in named[:3]] == [query, key, value]
+    is_callable = len({query, key, value}) == 3
+    return None if in_order or not is_callable else (query, key, value)
 
 
 class Caller:
@@ -140,25 +226,33 @@ class Caller:
         for name, given, untouched in zip(
             ("query", "key", "value"), inputs, self.inputs(case), strict=True
         ):
-            if not np.array_equal(np.asarray(given), np.asarray(untouched)):
+            now, before = _array(given), _array(untouched)
+            if now is None or before is None or not np.array_equal(now, before):
                 raise TroubleError(f"it changes its input {name} in place")
-        return self._understood(returned, case)
+        try:
+            return self._understood(returned, case)
+        except TroubleError:
+            raise
+        except Exception as error:
+            raise TroubleError(f"what it returns cannot be read: {in_words(error)}") from error
 
     def inputs(self, case: Case) -> list[Any]:
         """Query, key and value as the function takes them."""
-        return [self._given(self._laid_out(x)) for x in (case.query, case.key, case.value)]
+        named = {"query": case.query, "key": case.key, "value": case.value}
+        return [self.given(name, x) for name, x in named.items()]
+
+    def given(self, name: str, x: Array) -> Any:
+        """A query, a key or a value as the function takes it: keys and values once a group."""
+        own = x if name == "query" else x[:, :: self.convention.group]
+        return self._given(self._laid_out(own))
 
     def returned(self, inputs: list[Any], case: Case) -> Any:
         """What the function gives, as it gives it."""
-        with self.budget.running(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it may be asked in a layout that it is not made for
-            try:
-                return self.function(*inputs, **self._options(case))
-            except TroubleError:
-                raise
-            except Exception as error:
-                first_line = (str(error) or "without a message").splitlines()[0]
-                raise TroubleError(f"it raises {type(error).__name__}: {first_line}") from error
+        names = self.convention.input_names
+        named = {} if names is None else dict(zip(names, inputs, strict=True))
+        options = {**named, **self._options(case)}
+        with self.budget.running():
+            return self.function(*(inputs if names is None else ()), **options)
 
     def first_of(self, returned: Any) -> Any:
         """The output among what a function returned."""
@@ -207,13 +301,13 @@ class Caller:
         parts = list(parts) if isinstance(parts, tuple | list) else [parts]
         arrays = [array for array in map(_array, parts) if array is not None]
         if not arrays:
-            raise TroubleError(f"it returns {type(returned).__name__}, and no array")
+            raise TroubleError(
+                f"it returns {type(returned).__name__}, and no array of real numbers"
+            )
         output = self._canonical(arrays[0], case)
         if output is None:
             expected = self._laid_out(np.empty((*case.query.shape[:-1], case.value.shape[-1])))
-            query, key, value = (
-                self._laid_out(x).shape for x in (case.query, case.key, case.value)
-            )
+            query, key, value = (tuple(x.shape) for x in self.inputs(case))
             raise TroubleError(
                 f"it returns the shape {arrays[0].shape} where {expected.shape} is expected, for "
                 f"query {query}, key {key} and value {value}"
@@ -248,10 +342,13 @@ class Caller:
 
 def _array(x: Any) -> Array | None:
     """What a function returned, as an array of numbers; None if it is nothing of the kind."""
-    if type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = (x.double() if x.is_floating_point() else x).numpy()
-    if not hasattr(x, "__array__"):
+    try:
+        if type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach"):
+            x = x.detach().cpu()
+            x = (x.double() if x.is_floating_point() else x).numpy()
+        if not hasattr(x, "__array__"):
+            return None
+        array: Array = np.asarray(x)
+    except Exception:  # sparse, without data, or of a class of its own
         return None
-    array: Array = np.asarray(x)
     return array if array.dtype.kind in "fiub" else None

@@ -10,7 +10,7 @@ from attn_core.diagnosis.recipe import Case
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the inputs are."""
+    """How large the inputs are; ``group`` heads of queries share one of keys and values."""
 
     batch: int
     heads: int
@@ -18,6 +18,7 @@ class Sizes:
     k_len: int
     width: int
     value_width: int
+    group: int = 1
 
 
 def sizes_to_try(layout: str, heads: int, width: int | None) -> list[Sizes]:
@@ -47,6 +48,7 @@ def drawn_case(
     query = random.normal(size=(*shape, sizes.q_len, sizes.width)) * 1.5
     key = random.normal(size=(*shape, sizes.k_len, sizes.width)) * 1.5
     value = random.normal(size=(*shape, sizes.k_len, sizes.value_width))
+    key, value = (x[:, :: sizes.group].repeat(sizes.group, axis=1) for x in (key, value))
     if not masked:
         return Case(query, key, value, None, causal)
     entries = 1 if shared_mask else sizes.batch

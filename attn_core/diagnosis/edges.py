@@ -15,15 +15,20 @@ from attn_core.diagnosis.search import distance, explain
 
 def edge_mistakes(
     caller: Caller, recipe: Recipe, cases: Sequence[Case], seen: Sequence[Result]
-) -> tuple[Mistake, ...]:
-    """Look at the edges of a function that is otherwise explained by the recipe."""
+) -> tuple[tuple[Mistake, ...], tuple[str, ...]]:
+    """Look at the edges of a function that is otherwise explained by the recipe.
+
+    Returns:
+        The mistakes, and what could not be tested.
+    """
+    untested: list[str] = []
     names = [
         _overflow(caller, recipe, cases[0]),
-        _half_precision(caller, recipe, cases),
-        _gradient(caller, recipe, cases[0]),
+        _half_precision(caller, recipe, cases, untested),
+        _gradient(caller, recipe, cases[0], untested),
         _returned_weights(caller, recipe, cases, seen),
     ]
-    return tuple(NAMED[name] for name in names if name)
+    return tuple(NAMED[name] for name in names if name), tuple(untested)
 
 
 def _overflow(caller: Caller, recipe: Recipe, case: Case) -> str | None:
@@ -38,7 +43,9 @@ def _overflow(caller: Caller, recipe: Recipe, case: Case) -> str | None:
     return "softmax overflows" if overflows else None
 
 
-def _half_precision(caller: Caller, recipe: Recipe, cases: Sequence[Case]) -> str | None:
+def _half_precision(
+    caller: Caller, recipe: Recipe, cases: Sequence[Case], untested: list[str]
+) -> str | None:
     if recipe.mask == "finite":
         return None  # −1e9 overflows there, and has been named
     in_half = caller.like(dtype="float16")
@@ -50,13 +57,14 @@ def _half_precision(caller: Caller, recipe: Recipe, cases: Sequence[Case]) -> st
         except TroubleError as error:
             if "overflow" in str(error):
                 return "half precision overflows"
-            return None  # it takes no half precision, which it need not
+            untested.append(f"half precision: {error}")
+            return None  # which it need not take
         if not np.isfinite(result.output).all():
             return "half precision overflows"
     return None
 
 
-def _gradient(caller: Caller, recipe: Recipe, case: Case) -> str | None:
+def _gradient(caller: Caller, recipe: Recipe, case: Case, untested: list[str]) -> str | None:
     """Compare its gradients with differences of the recipe, in a random direction."""
     if caller.convention.backend != "torch" or recipe.normaliser == "hard":
         return None
@@ -66,26 +74,39 @@ def _gradient(caller: Caller, recipe: Recipe, case: Case) -> str | None:
     try:
         with torch.enable_grad():
             output = caller.first_of(caller.returned(inputs, case))
-    except TroubleError:
-        return None  # it says itself that it has no gradient here
+    except TroubleError as error:
+        untested.append(f"its gradient: with inputs that need one {error}")
+        return None
     if not isinstance(output, torch.Tensor):
-        return None  # written for NumPy, and takes tensors as they come
+        untested.append(f"its gradient: it returns {type(output).__name__}, which has none")
+        return None
     if not output.requires_grad:
         return "gradient cut"
     random = np.random.default_rng(1)
-    towards = torch.from_numpy(random.normal(size=tuple(output.shape))).to(output.dtype)
-    gradients = torch.autograd.grad(output, inputs, towards, allow_unused=True)
+    towards = random.normal(size=tuple(output.shape))
+    try:
+        with caller.budget.running():
+            along = torch.from_numpy(towards).to(output.device, output.dtype)
+            gradients = torch.autograd.grad(output, inputs, along, allow_unused=True)
+    except TroubleError as error:
+        if "too long" in str(error):
+            untested.append(f"its gradient: {error}")
+            return None
+        return "gradient cut"  # none arrives: a step in place, for example
     step = 1e-5
     for name, given, gradient in zip(("query", "key", "value"), inputs, gradients, strict=True):
         array = getattr(case, name)
         direction = random.normal(size=array.shape)
+        if name != "query":  # the heads of a group move together
+            group = caller.convention.group
+            direction = direction[:, ::group].repeat(group, axis=1)
         moved = [
             attend(recipe, replace(case, **{name: array + sign * step * direction})).output
             for sign in (1, -1)
         ]
         slope = (moved[0] - moved[1]) / (2 * step)
-        expected = float((_as_returned(caller, slope, case, output.shape) * towards.numpy()).sum())
-        flat = caller._given(caller._laid_out(direction))
+        expected = float((_as_returned(caller, slope, case, output.shape) * towards).sum())
+        flat = caller.given(name, direction)
         seen = 0.0 if gradient is None else float((gradient * flat).sum())
         if abs(seen - expected) > 1e-3 * max(1.0, abs(expected), float(given.detach().abs().max())):
             return "gradient cut"
@@ -147,3 +168,35 @@ def dropout_explanation(
             if explanation is not None:
                 return explanation.mistakes, float(p)
     return None
+
+
+def finite_number(caller: Caller, sizes: Sizes, *, added: bool) -> float:
+    """The number that stands for −∞, by the scores with which hidden keys have half the weight.
+
+    Returns:
+        The number; −∞ if it is lower than −10¹².
+    """
+    shape = (sizes.batch, sizes.heads)
+    hidden = sizes.k_len - 1
+    mask = np.zeros((sizes.batch, 1, sizes.q_len, sizes.k_len), bool)
+    mask[..., 0] = True
+    key = np.zeros((*shape, sizes.k_len, sizes.width))
+    key[..., 0] = -(sizes.width**0.5)
+    if added:  # what is added to a score of 0
+        key[..., 1:, 0] = 0.0
+    value = np.ones((*shape, sizes.k_len, sizes.value_width))
+    value[..., 0, :] = 0.0
+
+    def share(size: float) -> float:
+        """The weight of all hidden keys, where the other one has the score −size."""
+        query = np.zeros((*shape, sizes.q_len, sizes.width))
+        query[..., 0] = size
+        return float(caller(Case(query, key, value, mask)).output[0, 0, 0, 0])
+
+    low, high = 0.0, 12.0  # powers of ten
+    if not share(10**high) > 0.5:
+        return -np.inf
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(10**middle) > 0.5 else (middle, high)
+    return float(-(10**high) - np.log(hidden))

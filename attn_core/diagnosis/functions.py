@@ -1,86 +1,33 @@
 """Diagnosing a function of query, key and value."""
 
+import sys
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.util import find_spec
-from itertools import product
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from attn_core.diagnosis.calling import (
-    LAYOUTS,
     Budget,
     Caller,
     Convention,
     TroubleError,
     asked_signature,
 )
-from attn_core.diagnosis.cases import Sizes, drawn_case, sizes_to_try
-from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes
+from attn_core.diagnosis.candidates import Candidate, candidates
+from attn_core.diagnosis.cases import sizes_to_try
+from attn_core.diagnosis.edges import dropout_explanation, edge_mistakes, finite_number
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.mistakes import NAMED, recipe_of
-from attn_core.diagnosis.properties import broken_properties
+from attn_core.diagnosis.properties import Broken, broken_properties
 from attn_core.diagnosis.recipe import Case, Recipe, Result, attend
 from attn_core.diagnosis.report import Example, Report
 from attn_core.diagnosis.search import Explanation, distance, explain, small_cases
+from attn_core.extras import is_installed
 
-_OUTPUTS = {
-    "BHLD": ("BHLD", "BLHD", "joined"),
-    "BLHD": ("BLHD", "BHLD", "joined"),
-    "BLD": ("BLD",),
-    "LBD": ("LBD",),
-    "LD": ("LD",),
-    "joined": ("joined", "BHLD", "BLHD"),
-}
-_MASK_SHAPES = {
-    "BHLD": ("BHLS", "LS"),
-    "BLHD": ("BHLS", "LS"),
-    "BLD": ("BLS", "LS", "BHLS"),
-    "LBD": ("BLS", "LS", "BHLS"),
-    "LD": ("LS",),
-    "joined": ("BHLS", "BLS", "LS"),
-}
-# What counts as rounding, relative to the largest output: a softmax in single precision is usual.
-_TOLERANCE = {"float64": 5e-6, "float32": 2e-4}
-_MOST_MISTAKES = 3
-
-
-class Candidate:
-    """One way to call the function that works, and the sizes that it takes."""
-
-    def __init__(self, caller: Caller, sizes: Sizes, needs_mask: bool) -> None:
-        self.caller = caller
-        self.sizes = sizes
-        self.needs_mask = needs_mask
-
-    @property
-    def tolerance(self) -> float:
-        return _TOLERANCE[self.caller.convention.dtype]
-
-    def cases(self, count: int, masked_rows: bool) -> list[Case]:
-        """Cases of every kind that the function takes, in turn."""
-        how = self.caller.convention
-        kinds: list[dict[str, Any]] = [] if self.needs_mask else [{}]
-        if how.mask_argument:
-            shared = {"shared_mask": how.mask_shape == "LS"}
-            kinds.append({"masked": "some", **shared})
-            if masked_rows:
-                kinds.append({"masked": "rows", **shared})
-        if how.causal_argument and not self.needs_mask:
-            kinds.append({"causal": True})
-        if how.always_causal:
-            kinds = [{**kind, "causal": True} for kind in kinds]
-        return [drawn_case(self.sizes, seed, **kinds[seed % len(kinds)]) for seed in range(count)]
-
-    def applies(self, mistake: Mistake) -> bool:
-        """Whether a function that is called like this can make the mistake."""
-        how = self.caller.convention
-        if mistake.name == "heads split by view":
-            return how.layout == "joined"
-        if mistake.name == "heads joined by view":
-            return how.output_layout == "joined"
-        return True
+# How many mistakes are tried, with how many times the usual tolerance: a cast to half precision
+# leaves an error that is no rounding of ours.
+_SEARCHES = ((0, 1.0), (1, 1.0), (0, 1e4), (1, 1e4), (2, 1.0), (3, 1.0))
 
 
 def diagnose_function(
@@ -99,152 +46,146 @@ def diagnose_function(
 ) -> Report:
     """Compare a function with attention and with all that can go wrong in it."""
     budget = Budget(seconds)
-    mask_argument, causal_argument = asked_signature(function)
+    signature = asked_signature(function)
     how = Convention(
-        mask_argument=mask or mask_argument,
+        input_names=signature.inputs,
+        mask_argument=mask or signature.mask,
         mask_means=mask_means,
-        causal_argument=None if causal else causal_argument,
+        causal_argument=None if causal else signature.causal,
         always_causal=causal,
     )
     layouts = ["joined"] if heads else ["BHLD", "BLHD", "BLD", "LD"]
     sizes = {one: sizes_to_try(one, heads or 4, width) for one in ([layout] if layout else layouts)}
     try:
-        backends = ["torch", "numpy"] if find_spec("torch") else ["numpy"]
-        found = _candidates(function, how, [backend] if backend else backends, sizes, budget)
+        # Without PyTorch loaded, it is hardly written in PyTorch, which takes seconds to load.
+        backends = ["torch", "numpy"] if "torch" in sys.modules else ["numpy", "torch"]
+        if not is_installed("torch"):
+            backends = ["numpy"]
+        found = candidates(function, how, [backend] if backend else backends, sizes, budget)
         return _compared(name, found, masked_rows)
     except TroubleError as error:
         return Report(name, trouble=str(error))
 
 
-def _candidates(
-    function: Callable[..., Any],
-    how: Convention,
-    backends: list[str],
-    sizes: dict[str, list[Sizes]],
-    budget: Budget,
-) -> list[Candidate]:
-    """The ways to call the function that give something of the right shape.
+@dataclass(frozen=True)
+class _Reading:
+    """A way to call the function, what it gave, and which mistakes explain that."""
 
-    Raises:
-        TroubleError: if there are none; it says what went wrong first.
-    """
-    trouble: TroubleError | None = None
-    for backend in backends:
-        found = []
-        for layout, tried in sizes.items():
-            one = replace(how, backend=backend, layout=layout)
-            # A mask that it cannot take at any size is no mask: FlexAttention's, for example.
-            ways = [one] if one.mask_argument is None else [one, replace(one, mask_argument=None)]
-            for way, size in product(ways, tried):
-                candidate = _candidate(function, way, size, budget)
-                if isinstance(candidate, Candidate):
-                    found.append(candidate)
-                    break
-                trouble = trouble or candidate
-        if found:
-            return found
-    assert trouble is not None
-    raise trouble
+    candidate: Candidate
+    seen: list[tuple[Case, Result]]
+    explanation: Explanation | None = None
+    further: tuple[Mistake, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return self.candidate.caller.convention.words
+
+    @property
+    def named(self) -> tuple[Mistake, ...]:
+        """The mistakes that explain it; none if it is right, or if nothing does."""
+        return self.further + self.explanation.mistakes if self.explanation else ()
+
+    @property
+    def is_right(self) -> bool:
+        return self.explanation is not None and not self.named
+
+    def is_unexplained_from(self, dimensions: int) -> bool:
+        return self.explanation is None and self.candidate.dimensions >= dimensions
 
 
-def _candidate(
-    function: Callable[..., Any], how: Convention, sizes: Sizes, budget: Budget
-) -> Candidate | TroubleError:
-    trouble: TroubleError | None = None
-    for dtype, output in product(("float64", "float32"), _OUTPUTS[how.layout]):
-        plain = Caller(function, replace(how, dtype=dtype, output_layout=output), budget)
-        works_unmasked = _works(plain, drawn_case(sizes, 0))
-        if how.mask_argument is None and works_unmasked is True:
-            return Candidate(plain, sizes, needs_mask=False)
-        for shape in _MASK_SHAPES[how.layout] if how.mask_argument else ():
-            caller = plain.like(mask_shape=shape)
-            case = drawn_case(sizes, 0, masked="some", shared_mask=shape == "LS")
-            if (works := _works(caller, case)) is True:
-                return Candidate(caller, sizes, needs_mask=works_unmasked is not True)
-            trouble = trouble or works
-        if works_unmasked is not True:
-            trouble = trouble or works_unmasked
-    assert trouble is not None
-    return trouble
-
-
-def _works(caller: Caller, case: Case) -> TroubleError | Literal[True]:
-    try:
-        caller(case)
-    except TroubleError as error:
-        return error
-    return True
+def _differ(one: _Reading, other: _Reading) -> bool:
+    """Whether one has to be told beside the other."""
+    verdicts = [
+        (x.explanation is None, {mistake.name for mistake in x.named}) for x in (one, other)
+    ]
+    return verdicts[0] != verdicts[1]
 
 
 def _compared(name: str, found: list[Candidate], masked_rows: bool) -> Report:
-    observed = []
+    """Judge the function with inputs of every number of dimensions that it takes."""
+    readings: dict[tuple[int, int], list[_Reading]] = {}
     for candidate in found:
         cases = candidate.cases(4, masked_rows)
         results = [candidate.caller(case) for case in cases]
         if distance(candidate.caller(cases[0]).output, results[0].output) > 1e-12:
             return _not_repeatable(name, candidate)
-        observed.append(list(zip(cases, results, strict=True)))
-    # A cast to half precision leaves an error that is no rounding of ours.
-    for coarse in (1.0, 1e4):
-        if coarse > 1.0 and not all(map(_rounds_coarsely, found)):
+        reading = _Reading(candidate, list(zip(cases, results, strict=True)))
+        group = candidate.caller.convention.group
+        readings.setdefault((candidate.dimensions, group), []).append(reading)
+    judged = _judged(list(readings.values()))
+    # What is attention of heads, and of less something without a name, was not meant for less.
+    meant = max((one.candidate.dimensions for one in judged if one.is_right), default=0)
+    wrong = sorted(
+        (one for one in judged if one.named or one.is_unexplained_from(meant)),
+        key=lambda one: (one.explanation is None, -one.candidate.dimensions),
+    )
+    main = wrong[0] if wrong else next(one for one in judged if one.is_right)
+    notes = tuple(_elsewhere(one) for one in judged if _differ(one, main))
+    if main.explanation is None:
+        report = _unexplained(name, main.candidate, masked_rows)
+    else:
+        report = _explained(name, main.candidate, main.explanation, masked_rows, main.further)
+    return replace(report, notes=notes)
+
+
+def _judged(readings: list[list[_Reading]]) -> list[_Reading]:
+    """One reading for each number of dimensions: the one with the fewest mistakes.
+
+    What explains the others takes at most one mistake more, or has no name.
+    """
+    judged: dict[int, _Reading] = {}
+    most = _SEARCHES[-1][0]
+    for count, coarse in _SEARCHES:
+        if count > most:
             break
-        for count in range(_MOST_MISTAKES + 1 if coarse == 1.0 else 2):
-            for candidate, seen in zip(found, observed, strict=True):
-                tolerance = min(candidate.tolerance * coarse, 2e-2)
-                explanation = explain(seen, tolerance, count, applies=candidate.applies)
-                if explanation is not None:
-                    half = (NAMED["computed in half precision"],) if coarse > 1 else ()
-                    report = _explained(name, candidate, explanation, masked_rows, half)
-                    notes = _wrong_elsewhere(candidate, found, observed) if report else ()
-                    return replace(report, notes=notes)
-    return _unexplained(name, found[0], masked_rows)
+        for place, one in enumerate(readings):
+            if place not in judged and (best := _explained_by(one, count, coarse)) is not None:
+                judged[place] = best
+                most = min(most, count + 1)
+    return [judged.get(place, one[0]) for place, one in enumerate(readings)]
 
 
-def _wrong_elsewhere(
-    right: Candidate, found: list[Candidate], observed: list[list[tuple[Case, Result]]]
-) -> tuple[str, ...]:
-    """Inputs of other dimensions that it takes as well, and of which it makes no attention.
+def _explained_by(readings: list[_Reading], count: int, coarse: float) -> _Reading | None:
+    half = (NAMED["computed in half precision"],) if coarse > 1 else ()
+    for one in readings:
+        tolerance = min(one.candidate.tolerance * coarse, 2e-2)
+        explanation = explain(one.seen, tolerance, count, applies=one.candidate.applies)
+        if explanation is None:
+            continue
+        if coarse == 1 or _errs_like_rounding(one.candidate, recipe_of(explanation.mistakes)):
+            return replace(one, explanation=explanation, further=half)
+    return None
+
+
+_HINT = "; name the layout= that it is meant for"
+
+
+def _elsewhere(reading: _Reading) -> str:
+    """What it makes of inputs of other dimensions.
 
     The softmax over axis 2 is right for a batch of sentences, and wrong when heads come before.
     """
-    layouts = {
-        dimensions: [
-            (candidate, seen)
-            for candidate, seen in zip(found, observed, strict=True)
-            if _dimensions(candidate) == dimensions
-        ]
-        for dimensions in sorted({_dimensions(one) for one in found} - {_dimensions(right)})
-    }
-    notes = []
-    for readings in layouts.values():
-        if any(explain(seen, one.tolerance, 0, applies=one.applies) for one, seen in readings):
-            continue
-        first, seen = readings[0]
-        cause = explain(seen, first.tolerance, 1, applies=first.applies)
-        said = f": {cause.mistakes[0].says}" if cause is not None else ""
-        notes.append(
-            f"it takes ({LAYOUTS[first.caller.convention.layout]}) as well, and is no attention "
-            f"there{said}; name the layout= that it is meant for"
-        )
-    return tuple(notes)
+    if reading.is_right:
+        made = "is attention there"
+    elif reading.explanation is None:
+        made = "is no attention there, for no reason that has a name"
+    else:
+        made = "is no attention there: " + "; ".join(one.says for one in reading.named)
+    hint = "" if reading.candidate.caller.convention.group > 1 else _HINT
+    return f"it takes ({reading.words}) as well, and {made}{hint}"
 
 
-def _dimensions(candidate: Candidate) -> int:
-    return {"LD": 2, "BHLD": 4, "BLHD": 4}.get(candidate.caller.convention.layout, 3)
-
-
-def _rounds_coarsely(candidate: Candidate) -> bool:
-    """Whether two equal small steps of the inputs change the output unequally, as rounding does."""
+def _errs_like_rounding(candidate: Candidate, recipe: Recipe) -> bool:
+    """Whether a small step of the inputs makes another error; one in a formula hardly changes."""
     case = candidate.cases(1, masked_rows=False)[0]
-    start, one, two = (
-        np.nan_to_num(
-            candidate.caller(
-                replace(case, query=x * case.query, key=x * case.key, value=x * case.value)
-            ).output
-        )
-        for x in (1, 1 + 1e-4, 1 + 2e-4)
+    cases = [
+        replace(case, query=x * case.query, key=x * case.key, value=x * case.value)
+        for x in (1, 1.001)
+    ]
+    before, after = (
+        np.nan_to_num(candidate.caller(one).output - attend(recipe, one).output) for one in cases
     )
-    return bool(np.abs(two - 2 * one + start).max() > 0.1 * np.abs(one - start).max())
+    return bool(np.abs(after - before).max() > 0.3 * np.abs(before).max())
 
 
 def _explained(
@@ -261,17 +202,38 @@ def _explained(
         distance(result.output, attend(recipe, case).output)
         for case, result in zip(cases, seen, strict=True)
     )
-    edges = edge_mistakes(caller, recipe, cases, seen) if not further else ()
+    edges, untested = edge_mistakes(caller, recipe, cases, seen) if not further else ((), ())
+    mistakes = tuple(_with_its_number(one, explanation, candidate) for one in explanation.mistakes)
     return Report(
         name,
         convention=caller.convention,
-        mistakes=explanation.mistakes + further + edges,
+        mistakes=mistakes + further + edges,
+        untested=(*candidate.untested, *untested),
         others=explanation.others,
         error=error,
         cases=len(cases),
         example=_smallest_example(caller, cases) if explanation.mistakes else None,
-        needs_equal_lengths=candidate.sizes.q_len == candidate.sizes.k_len,
+        needs_equal_lengths=not candidate.takes_other_lengths,
     )
+
+
+def _with_its_number(mistake: Mistake, explanation: Explanation, candidate: Candidate) -> Mistake:
+    """The mistake with the number that stands for −∞, where it is alone and another than −1e9."""
+    if mistake.name != "mask finite":
+        return mistake
+    said = "a finite number"
+    if explanation.mistakes == (mistake,):
+        added = mistake.setting == "finite added"
+        try:
+            number = finite_number(candidate.caller, candidate.sizes, added=added)
+        except TroubleError:
+            number = np.nan
+        if np.isneginf(number):
+            said = "a finite number below −1e12"
+        elif not np.isnan(number):
+            said = f"{number:.0f}" if number > -1e5 else f"{number:.1e}".replace(".0e+0", "e")
+            said = said.replace("-", "−")
+    return replace(mistake, says=mistake.says.replace("−1e9", said))
 
 
 def _not_repeatable(name: str, candidate: Candidate) -> Report:
@@ -284,6 +246,7 @@ def _not_repeatable(name: str, candidate: Candidate) -> Report:
         convention=candidate.caller.convention,
         mistakes=(NAMED["dropout always on"], *mistakes),
         notes=(f"about {share:.0%} of the weights are dropped",),
+        untested=("anything else, since two calls differ",),
         cases=1,
     )
 
@@ -294,11 +257,29 @@ def _unexplained(name: str, candidate: Candidate, masked_rows: bool) -> Report:
     return Report(
         name,
         convention=caller.convention,
-        broken=broken_properties(caller, cases[0]),
+        broken=_broken_groups(caller, cases[0]) or broken_properties(caller, cases),
+        error=max(_difference(caller, case) for case in cases),
+        untested=candidate.untested,
         example=_smallest_example(caller, cases),
         cases=len(cases),
         is_unexplained=True,
     )
+
+
+def _broken_groups(caller: Caller, case: Case) -> tuple[Broken, ...]:
+    """Whether heads of keys are repeated as a whole, and should be one by one."""
+    group = caller.convention.group
+    if group == 1:
+        return ()
+    key, value = (np.tile(x[:, ::group], (1, group, 1, 1)) for x in (case.key, case.value))
+    expected = attend(Recipe(), replace(case, key=key, value=value)).output
+    if distance(caller(case).output, expected) > 1e-3:
+        return ()
+    heads = case.query.shape[1]
+    says = "heads of queries are paired with the wrong heads of keys and values"
+    pairs = ", ".join(f"{h} with {h % (heads // group)}" for h in range(heads))
+    right = ", ".join(f"{h} with {h // group}" for h in range(heads))
+    return (Broken(says, f"{pairs}, where grouped-query attention pairs {right}"),)
 
 
 def _smallest_example(caller: Caller, cases: list[Case]) -> Example | None:
@@ -306,6 +287,8 @@ def _smallest_example(caller: Caller, cases: list[Case]) -> Example | None:
     wrong = next((case for case in cases if _difference(caller, case) > 1e-3), None)
     if wrong is None:
         return None
+    if caller.convention.group > 1:  # small cases have their own heads
+        return Example(wrong, attend(Recipe(), wrong), caller(wrong))
     has_own_width = caller.convention.layout == "joined"
     for case in [*small_cases(wrong, keep_width=has_own_width), wrong]:
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,17 +66,31 @@ class _Guarded:
 
     def __call__(self, *inputs: Any) -> Any:
         with self.budget.running():
-            try:
-                return self.call(*inputs)
-            except TroubleError:
-                raise
-            except Exception as error:
-                first_line = (str(error) or "without a message").splitlines()[0]
-                raise TroubleError(f"it raises {type(error).__name__}: {first_line}") from error
+            return self.call(*inputs)
+
+    def output(self, sequence: Tensor) -> Tensor:
+        """What it gives for a sequence: something for every token."""
+        output = _tensor(self(sequence))
+        if output.shape[:2] != sequence.shape[:2]:
+            raise TroubleError(
+                f"for a sequence {tuple(sequence.shape)} it gives {tuple(output.shape)}, and not "
+                "something for every token"
+            )
+        if not output.isfinite().all():
+            raise TroubleError("it gives NaN or infinity for ordinary inputs")
+        return output
+
+
+def _tensor(x: Any) -> Tensor:
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        x = torch.from_numpy(x)
+    if not isinstance(x, Tensor) or x.is_complex() or x.layout != torch.strided:
+        raise TroubleError(f"it returns {type(x).__name__}, and no tensor of real numbers")
+    return x
 
 
 def _findings(full: _Guarded, step: _Guarded, inputs: Tensor) -> list[tuple[Mistake, str]]:
-    whole = full(inputs)
+    whole = full.output(inputs)
     found = []
     future = _future(full, inputs, whole)
     if future is not None:
@@ -89,16 +104,24 @@ def _findings(full: _Guarded, step: _Guarded, inputs: Tensor) -> list[tuple[Mist
     for words, lengths in splits.items():
         outputs, state = [], None
         for piece in inputs.split(lengths, dim=1):
-            output, state = step(piece, state)
-            outputs.append(output)
-        pieces = torch.cat(outputs, 1)
+            returned = step(piece, state)
+            if not isinstance(returned, tuple | list) or len(returned) != 2:
+                said = type(returned).__name__
+                raise TroubleError(f"its step returns {said}, and not an output and a state")
+            output, state = returned
+            outputs.append(_tensor(output))
+        try:
+            pieces = torch.cat(outputs, 1)
+        except (RuntimeError, IndexError) as error:
+            raise TroubleError(f"its pieces do not make a sequence: {error}") from error
         if pieces.shape != whole.shape:
             example = f"{words}: {tuple(pieces.shape)} for {tuple(whole.shape)}"
             found.append((NAMED["cache differs"], example))
             break
-        difference = (pieces - whole).abs().flatten(2).amax((0, 2))
-        if difference.max() > 1e-4 * whole.abs().max():
-            position = int((difference > 1e-4 * whole.abs().max()).nonzero()[0])
+        difference = _per_token(pieces - whole)
+        if not difference.isfinite().all() or difference.max() > 1e-4 * whole.abs().max():
+            is_near = difference <= 1e-4 * whole.abs().max()  # not so where it is NaN
+            position = int((~is_near).nonzero()[0])
             example = (
                 f"{words}: from position {position} on the output differs, by up to "
                 f"{difference.max():.2g}"
@@ -110,14 +133,19 @@ def _findings(full: _Guarded, step: _Guarded, inputs: Tensor) -> list[tuple[Mist
 
 def _kind(full: _Guarded, inputs: Tensor, pieces: Tensor) -> str:
     """Whether each token was read as if it were the first."""
-    alone = torch.cat([full(inputs[:, t : t + 1]) for t in range(inputs.shape[1])], 1)
+    alone = torch.cat([full.output(inputs[:, t : t + 1]) for t in range(inputs.shape[1])], 1)
     same = (pieces - alone).abs().max() <= 1e-4 * alone.abs().max()
     return "cache forgets" if same else "cache differs"
 
 
+def _per_token(difference: Tensor) -> Tensor:
+    """The largest at each position of ``(batch, length, ...)``."""
+    return difference.abs().reshape(*difference.shape[:2], -1).amax((0, 2))
+
+
 def _future(full: _Guarded, inputs: Tensor, whole: Tensor) -> str | None:
     for token in range(inputs.shape[1] - 1, 0, -1):
-        shorter = full(inputs[:, :token])
+        shorter = full.output(inputs[:, :token])
         difference = (shorter - whole[:, :token]).abs().max()
         if difference > 1e-4 * whole.abs().max():
             return f"without token {token} the outputs before it differ by {difference:.2g}"

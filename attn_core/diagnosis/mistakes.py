@@ -1,6 +1,6 @@
 """The catalogue: every mistake that can be named, and what several of them make together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 from attn_core.diagnosis.mistake import Mistake
@@ -21,9 +21,9 @@ CHOICES = frozenset({"cosine score", "distance score", "sigmoid"})
 NAMED = {mistake.name: mistake for mistake in CATALOGUE}
 
 
-def combined(count: int) -> Iterator[tuple[Mistake, ...]]:
-    """Every choice of so many mistakes that change different steps."""
-    for chosen in combinations(MISTAKES, count):
+def combined(count: int, mistakes: Iterable[Mistake] = MISTAKES) -> Iterator[tuple[Mistake, ...]]:
+    """Every choice of so many of the mistakes that change different steps."""
+    for chosen in combinations(mistakes, count):
         if len({mistake.knob for mistake in chosen}) == count:
             yield chosen
 

@@ -32,7 +32,7 @@ EDGES = (
     ),
     Mistake(
         name="computed in half precision",
-        says="something inside is computed in half precision",
+        says="something inside is computed in half precision, or rounded as coarsely",
         formula=r"\operatorname{float16}(S)",
         shows="an error of a thousandth",
         seen="a cast that stayed",

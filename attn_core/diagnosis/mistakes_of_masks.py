@@ -80,6 +80,22 @@ MASKS = (
     ),
 )
 
+# Forms of a mistake above, which bear its name.
+FORMS = (
+    Mistake(
+        name="mask finite",
+        says=(
+            "−1e9 is added to hidden scores, not −∞: a query that may attend nothing attends "
+            "every key"
+        ),
+        formula="s_{ij} - 10^9",
+        shows="padding leaks where everything is padding",
+        seen="many tutorials",
+        knob="mask",
+        setting="finite added",
+    ),
+)
+
 CAUSAL = (
     Mistake(
         name="causal ignored",

@@ -5,12 +5,16 @@ from torch import Tensor, nn
 from attn_core.diagnosis.calling import Budget, TroubleError
 from attn_core.diagnosis.functions import diagnose_function
 from attn_core.diagnosis.mistakes import NAMED
-from attn_core.diagnosis.module_checks import findings, notes, unused_parameters
+from attn_core.diagnosis.module_checks import (
+    findings,
+    notes,
+    random_in_evaluation,
+    unused_parameters,
+)
+from attn_core.diagnosis.module_heads import HEADS_ATTRIBUTES, heads_mixed
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.report import Report
 from attn_core.diagnosis.runner import Runner, own_copy, runner_of
-
-_HEADS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "h")
 
 
 def diagnose_module(
@@ -28,6 +32,15 @@ def diagnose_module(
     module = own_copy(module).eval()
     try:
         runner, is_double = runner_of(module, inputs, budget)
+        if (random := random_in_evaluation(runner)) is not None:
+            mistake, example = random
+            return Report(
+                name,
+                mistakes=(mistake,),
+                broken=(Broken(mistake.says, example),),
+                untested=("anything else, since two calls differ",),
+                is_module=True,
+            )
         unused = unused_parameters(runner)
         if unused and len(unused) == len(list(module.named_parameters())):
             by_function = _as_a_function(module, name, runner, seconds)
@@ -36,6 +49,8 @@ def diagnose_module(
         found = [] if is_double else [(NAMED["needs float32"], "")]
         found += findings(runner, unused, causal, mask, mask_means)
         remarks = notes(runner)
+        heads, untested = heads_mixed(runner)
+        found += [] if heads is None else [heads]
     except TroubleError as error:
         return Report(name, trouble=str(error), is_module=True)
     finally:
@@ -45,6 +60,7 @@ def diagnose_module(
         mistakes=tuple(mistake for mistake, _ in found),
         broken=tuple(Broken(one.says, example) for one, example in found if example),
         notes=tuple(remarks),
+        untested=untested,
         is_module=True,
     )
 
@@ -54,7 +70,7 @@ def _as_a_function(module: nn.Module, name: str, runner: Runner, seconds: float)
     if len(runner.inputs) != 3:
         return None
     width = runner.inputs[0].shape[-1]
-    named = (getattr(module, name, None) for name in _HEADS)
+    named = (getattr(module, name, None) for name in HEADS_ATTRIBUTES)
     heads = next((x for x in named if isinstance(x, int) and x > 0), 1)
     plain = module.double()
     report = diagnose_function(

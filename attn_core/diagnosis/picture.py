@@ -1,16 +1,18 @@
 """How a report draws itself in a notebook: the wrong weights beside the right ones."""
 
+from dataclasses import fields
 from html import escape
 
 import numpy as np
 
 from attn_core.diagnosis.mistake import Mistake
-from attn_core.diagnosis.mistakes import MISTAKES, recipe_of
-from attn_core.diagnosis.recipe import Case, DoesNotApplyError, attend
+from attn_core.diagnosis.mistakes import recipe_of
+from attn_core.diagnosis.recipe import Case, DoesNotApplyError, Recipe, attend
 from attn_core.diagnosis.report import Report
 from attn_core.reference.shapes import Array
 
 _CELL, _GAP = 22, 40
+_STEPS = {step.name for step in fields(Recipe)}
 _DARKEST = (165, 57, 127)  # the colour of weights in attn_core.plot, which needs Matplotlib
 _BELOW_ZERO = (0, 114, 178)
 
@@ -27,7 +29,7 @@ def weights_picture(mistakes: tuple[Mistake, ...]) -> str | None:
 
     None if no mistake changes the weights, or none is computed.
     """
-    computed = tuple(one for one in mistakes if one in MISTAKES)
+    computed = tuple(one for one in mistakes if one.knob in _STEPS)
     pair = example_weights(computed) if computed else None
     if pair is None:
         return None

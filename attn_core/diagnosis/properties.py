@@ -1,6 +1,6 @@
 """Properties of attention: what is left to say of a function where no mistake explains it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,27 +27,38 @@ class Broken:
 Check = Callable[[Caller, Case], str | None]
 
 
-def broken_properties(caller: Caller, like: Case) -> tuple[Broken, ...]:
-    """Check every property on small inputs first, then on a random case.
+def broken_properties(caller: Caller, cases: Sequence[Case]) -> tuple[Broken, ...]:
+    """Check every property, and show the smallest inputs that break it.
 
-    One example breaks a property. That something does not matter, one cannot show: where all
-    values are equal, no query matters. So that is asked of the random case as well.
+    Only what an example shows is said. That an input does not matter, small cases cannot show:
+    where all values are equal, no query matters.
     """
     found = []
+    small = list(small_cases(cases[0]))
     for says, check in PROPERTIES.items():
-        if says in READING and _example(check, caller, like) is None:
-            continue
-        examples = (_example(check, caller, case) for case in [*small_cases(like), like])
-        example = next((example for example in examples if example is not None), None)
+        random = cases if says in MASKED else cases[:1]
+        large = _first_example(check, caller, random)
+        if says in READING or says in MASKED:
+            example = large
+        else:  # what random inputs do not break, few small ones do
+            tried = small if large is not None else small[:_FEW]
+            example = _first_example(check, caller, tried) or large
         if example is not None:
             found.append(Broken(says, example))
     return tuple(found)
 
 
+def _first_example(check: Check, caller: Caller, cases: Sequence[Case]) -> str | None:
+    examples = (_example(check, caller, case) for case in cases)
+    return next((example for example in examples if example is not None), None)
+
+
 def _example(check: Check, caller: Caller, case: Case) -> str | None:
     """What breaks the property; None where the function crashes or its output is not finite."""
     try:
-        return check(caller, case) if np.isfinite(caller(case).output).all() else None
+        if check is not _mask_gives_nan and not np.isfinite(caller(case).output).all():
+            return None
+        return check(caller, case)
     except TroubleError:
         return None
 
@@ -125,15 +136,47 @@ def _reads(name: str) -> Check:
     def check(caller: Caller, case: Case) -> str | None:
         if case.lengths[1] < 3 or case.mask is not None:
             return None
-        random = np.random.default_rng(5)
-        other = replace(case, **{name: random.normal(size=getattr(case, name).shape)})
-        if distance(caller(other).output, caller(case).output) > 1e-9:
-            return None
-        return f"another {name}, and the output stays {_short(caller(case).output)}"
+        before = caller(case).output
+        for seed in range(5, 5 + _DRAWS):
+            random = np.random.default_rng(seed)
+            other = replace(case, **{name: random.normal(size=getattr(case, name).shape)})
+            if not distance(caller(other).output, before) <= 1e-9:
+                return None
+        return f"with {_DRAWS} random ones the output stays the same"
 
     return check
 
 
+def _mask_gives_nan(caller: Caller, case: Case) -> str | None:
+    if case.mask is None or not case.mask.any(-1).all():
+        return None
+    if not np.isnan(caller(case).output).any():
+        return None
+    return f"mask {_short(case.mask[:1])} gives NaN"
+
+
+def _mask_hides(caller: Caller, case: Case) -> str | None:
+    if case.mask is None or case.lengths[1] < 2:
+        return None
+    mask = case.mask.copy()
+    mask[..., -1] = False
+    mask[..., 0] = True
+    hidden = replace(case, mask=mask)
+    key, value = case.key.copy(), case.value.copy()
+    key[..., -1, :] += 1
+    value[..., -1, :] += 1
+    before = caller(hidden).output
+    after = caller(replace(hidden, key=key, value=value)).output
+    if not np.isfinite(before).all() or distance(after, before) <= 1e-3:
+        return None
+    return f"the last key and value changed: the output changes by up to {_size(after - before)}"
+
+
+_DRAWS, _FEW = 5, 30
+MASKED: dict[str, Check] = {
+    "a mask gives NaN where every query may attend a key": _mask_gives_nan,
+    "a key that the mask hides changes the output": _mask_hides,
+}
 READING = {f"the {name} does not matter": _reads(name) for name in ("query", "key", "value")}
 PROPERTIES: dict[str, Check] = {
     "the weights of a query do not sum to 1": _sums_to_one,
@@ -144,6 +187,7 @@ PROPERTIES: dict[str, Check] = {
     "batch entries influence each other": _batch_apart,
     "the output is not linear in the values": _linear_in_values,
     **READING,
+    **MASKED,
 }
 
 
@@ -151,13 +195,28 @@ def _unequal(caller: Caller, case: Case, other: Case, change: str) -> str | None
     before, after = caller(case).output, caller(other).output
     if distance(after, before) <= 1e-3:
         return None
+    if max(case.query.size, case.key.size, case.value.size) > _MOST_NUMBERS:
+        return (
+            f"query {_short(case.query)}, key {_short(case.key)}, value {_short(case.value)}: "
+            f"{change} changes the output by up to {_size(after - before)}"
+        )
     return (
         f"query {_short(case.query)}, key {_short(case.key)}, value {_short(case.value)} give "
         f"{_short(before)}, and with {change} {_short(after)}"
     )
 
 
+def _size(difference: Array) -> str:
+    return f"{np.abs(difference).max():.2g}"
+
+
+_MOST_NUMBERS = 40
+
+
 def _short(x: Array) -> str:
+    """The numbers; where they are many, their shape."""
+    if x.size > _MOST_NUMBERS:
+        return f"of {' × '.join(map(str, x.shape))} random numbers"
     while x.ndim > 2 and len(x) == 1:
         x = x[0]
     return str((np.round(x.astype(float), 3) + 0.0).tolist())

@@ -185,6 +185,9 @@ def _weights(recipe: Recipe, case: Case, scores: Array) -> Array:
         weights = _normalise(recipe, scores * allowed)
     elif recipe.mask == "finite":
         weights = _normalise(recipe, np.where(allowed, scores, -1e9))
+    elif recipe.mask == "finite added":  # to all scores of a query alike, it changes nothing
+        hidden = ~allowed & allowed.any(-1, keepdims=True)
+        weights = _normalise(recipe, np.where(hidden, -1e9, scores))
     elif recipe.mask == "after":
         weights = _normalise(recipe, scores) * allowed
     else:

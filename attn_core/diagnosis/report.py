@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_core.diagnosis.calling import LAYOUTS, Convention
+from attn_core.diagnosis.calling import Convention
 from attn_core.diagnosis.mistake import Mistake
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.recipe import Case, Result
@@ -49,13 +49,14 @@ class Report:
         convention: how it was called.
         mistakes: the named mistakes that explain what it returns.
         others: other mistakes that explain it as well: they cannot be told apart from outside.
-        error: the largest difference that is left when the mistakes are made on purpose, relative
-            to the largest output.
+        error: the largest difference from attention with the mistakes made on purpose, relative to
+            the largest output.
         cases: how many random cases were compared.
         example: the smallest inputs found with which it is wrong.
         broken: properties of attention that it has not, where no mistake explains it.
         trouble: why it could not be compared at all.
         notes: what is worth knowing and no mistake.
+        untested: what may be right or wrong: it was not tested, or cannot be told.
         needs_equal_lengths: whether it only takes as many keys as queries.
         is_unexplained: whether no mistakes explain it.
         is_module: whether it was judged from outside, as modules and generators are.
@@ -71,6 +72,7 @@ class Report:
     broken: tuple[Broken, ...] = ()
     trouble: str | None = None
     notes: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
     needs_equal_lengths: bool = False
     is_unexplained: bool = False
     is_module: bool = False
@@ -93,7 +95,9 @@ class Report:
         """The report, line by line."""
         if self.trouble is not None:
             return [f"{self.name} could not be compared with attention: {self.trouble}."]
-        if self.is_module and self:
+        if self.is_module and self and self.untested:
+            lines = [f"{self.name}: nothing wrong was seen, but not all can be told from outside."]
+        elif self.is_module and self:
             lines = [f"{self.name}: nothing wrong that can be seen from outside."]
         elif self.is_module:
             lines = [f"{self.name}: wrong, as can be seen from outside:", *self._mistakes()]
@@ -118,8 +122,15 @@ class Report:
                 "name explain it."
             ]
             lines += [f"  - {each.says}: {each.example}" for each in self.broken]
+            lines.append(
+                f"It differs from it by up to {self.error:.1g} of the largest output, on "
+                f"{self.cases} random cases."
+                if np.isfinite(self.error)
+                else "It gives NaN, infinity or another shape where attention does not."
+            )
         if self.example is not None:
             lines.append(f"Smallest example: {self.example}")
+        lines += [f"Not tested: {one}." for one in self.untested]
         lines += [f"Note: {note}." for note in self._notes()]
         return lines
 
@@ -133,7 +144,10 @@ class Report:
     def _notes(self) -> list[str]:
         notes = list(self.notes)
         if self.convention is not None:
-            notes.append(f"its inputs were read as ({LAYOUTS[self.convention.layout]})")
+            notes.append(f"its inputs were read as ({self.convention.words})")
+            if self.convention.input_names is not None:
+                names = ", ".join(self.convention.input_names)
+                notes.append(f"query, key and value were given as {names}")
         if self.needs_equal_lengths:
             notes.append("it takes only as many keys as queries")
         return notes
@@ -157,6 +171,7 @@ class Report:
             "broken": [asdict(one) for one in self.broken],
             "trouble": self.trouble,
             "notes": self._notes(),
+            "untested": list(self.untested),
         }
 
 

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 
 from attn_core.diagnosis.mistake import Mistake
-from attn_core.diagnosis.mistakes import combined, recipe_of
+from attn_core.diagnosis.mistakes import MISTAKES, combined, recipe_of
+from attn_core.diagnosis.mistakes_of_masks import FORMS
 from attn_core.diagnosis.recipe import Case, DoesNotApplyError, Result, attend
 from attn_core.reference.shapes import Array
 
@@ -46,17 +47,24 @@ def explain(
     Returns:
         The explanation; None if there is none.
     """
+    if not any(np.isfinite(result.output).any() for _, result in observed):
+        return None  # NaN alone is what many mistakes give, and shows none of them
+    shown = _shown([case for case, _ in observed])
     found = [
         mistakes
-        for mistakes in combined(count)
-        if all(map(applies, mistakes)) and _explains(mistakes, observed, tolerance)
+        for mistakes in combined(count, filter(applies, (*MISTAKES, *FORMS)))
+        if _showing(mistakes, shown) == mistakes and _explains(mistakes, observed, tolerance)
     ]
-    return Explanation(found[0], tuple(found[1:])) if found else None
+    if not found:
+        return None
+    names = [{one.name for one in mistakes} for mistakes in found]
+    others = [one for one, named in zip(found, names, strict=True) if named != names[0]]
+    return Explanation(found[0], tuple(others))
 
 
 def _explains(mistakes: tuple[Mistake, ...], observed: Observations, tolerance: float) -> bool:
     (first_case, first_result), *others = observed
-    first = _mutant(mistakes, first_case)
+    first = _mutant(_showing(mistakes, _shown([first_case])), first_case)
     if first is None or distance(first_result.output, first) > tolerance:
         return False
     recipe = recipe_of(mistakes)
@@ -67,6 +75,23 @@ def _explains(mistakes: tuple[Mistake, ...], observed: Observations, tolerance: 
         )
     except DoesNotApplyError:
         return False
+
+
+def _shown(cases: Sequence[Case]) -> frozenset[str]:
+    """What is there in these cases to make mistakes with."""
+    masked = {"mask" for case in cases if case.mask is not None}
+    return frozenset(masked | {"causal" for case in cases if case.causal})
+
+
+def _showing(mistakes: tuple[Mistake, ...], shown: frozenset[str]) -> tuple[Mistake, ...]:
+    """Those that can change anything: a mask that is not there cannot be ignored."""
+    if any(one.name == "causal unasked" for one in mistakes):
+        shown = shown | {"causal"}
+    return tuple(
+        one
+        for one in mistakes
+        if (one.knob != "mask" or shown) and (one.knob != "causal" or "causal" in shown)
+    )
 
 
 @lru_cache(maxsize=20_000)

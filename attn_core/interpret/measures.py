@@ -114,6 +114,8 @@ def rollout(weights: Sequence[Tensor], *, residual: float = 0.5) -> Tensor:
     check_number("residual", residual)
     if not 0 <= residual <= 1:
         raise ValueError(f"residual must be between 0 and 1, got {residual}")
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise TypeError(f"weights must be a list of tensors, got {type(weights).__name__}")
     if len(weights) == 0:
         raise ValueError("weights must hold a tensor for each layer, got none")
     for layer in weights:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, get_args
 
 import torch
@@ -11,7 +12,13 @@ from torch.nn.utils import parametrize
 
 from attn_core import kernels
 from attn_core.attend import watcher, watchers
-from attn_core.checks import check_sizes
+from attn_core.checks import check_flags, check_sizes
+
+_WHAT_IS_SEEN = (
+    "seen are layers of attn_core, calls of attn_core.attention and torch.nn.MultiheadAttention. "
+    "torch.nn.functional.scaled_dot_product_attention and FlexAttention keep no weights: a model "
+    "that calls them has none to record: call attn_core.attention in their place"
+)
 
 
 @contextmanager
@@ -59,8 +66,9 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     layers = _attention_layers(model)
     others = _other_parts(model, layers)
+    check_flags(with_gradients=with_gradients)
     if not layers and not others:
-        raise ValueError(f"model {type(model).__name__} has no attention layer")
+        raise ValueError(f"model {type(model).__name__} has no attention layer: {_WHAT_IS_SEEN}")
     theirs = [name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
     if with_gradients and theirs:
         raise TypeError(
@@ -77,8 +85,8 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
         if with_gradients:
             stack.enter_context(kernels.use("explicit"))
         for name, layer in layers.items():
-            if name in theirs:
-                forward = _recording_theirs(layer.forward, recorded[name])
+            if isinstance(layer, nn.MultiheadAttention):
+                forward = _recording_theirs(layer, recorded[name])
             else:
                 forward = _recording(layer.forward, recorded[name], with_gradients)
             stack.enter_context(_forward_replaced(layer, forward))
@@ -92,7 +100,9 @@ def record(model: nn.Module, *, with_gradients: bool = False) -> Iterator[dict[s
                 )
         yield recorded
     if not recorded:
-        raise ValueError(f"model {type(model).__name__} has no attention layer that ran")
+        raise ValueError(
+            f"model {type(model).__name__} has no attention layer that ran: {_WHAT_IS_SEEN}"
+        )
 
 
 @contextmanager
@@ -124,10 +134,12 @@ def ablate_heads(model: nn.Module, heads: Mapping[str, Sequence[int]]) -> Iterat
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(heads, Mapping):
+        raise TypeError(f"heads must be a dictionary, layer: heads, got {heads!r}")
     layers = {
         name: layer
         for name, layer in _attention_layers(model).items()
-        if isinstance(getattr(layer, "out_proj", None), nn.Linear)
+        if isinstance(getattr(layer, "out_proj", None), nn.Module) and _heads_of(layer)
     }
     with ExitStack() as stack:
         for name, numbers in heads.items():
@@ -173,6 +185,7 @@ def _gives_weights(part: nn.Module) -> bool:
 
 
 def _naming(forward: Callable[..., Any], name: str, running: list[str]) -> Callable[..., Any]:
+    @wraps(forward)  # generate() of transformers reads what forward takes
     def named_forward(*inputs: Any, **options: Any) -> Any:
         running.append(name)
         try:
@@ -200,6 +213,7 @@ def _recording(
     signature = inspect.signature(forward)
     can_be_asked = "return_weights" in signature.parameters
 
+    @wraps(forward)
     def recorded_forward(*inputs: Any, **options: Any) -> Any:
         asked = {"return_weights": True} if can_be_asked else {}
         wanted = signature.bind(*inputs, **options).arguments.get("return_weights", False)
@@ -214,11 +228,12 @@ def _recording(
     return recorded_forward
 
 
-def _recording_theirs(forward: Callable[..., Any], calls: list[Tensor]) -> Callable[..., Any]:
+def _recording_theirs(layer: nn.MultiheadAttention, calls: list[Tensor]) -> Callable[..., Any]:
     """Their weights come after dropout and by another path, so they are asked for a second time."""
+    forward: Callable[..., Any] = layer.forward
     signature = inspect.signature(forward)
-    layer: nn.MultiheadAttention = forward.__self__  # type: ignore[attr-defined]
 
+    @wraps(forward)
     def recorded_forward(*inputs: Any, **options: Any) -> Any:
         result = forward(*inputs, **options)
         again = signature.bind(*inputs, **options).arguments
@@ -276,27 +291,48 @@ def _without_shortcut(encoder: nn.Module, recorded: dict[str, list[Tensor]]) -> 
 class _ZeroColumns(nn.Module):
     """A weight matrix without the columns that read some heads."""
 
-    def __init__(self, is_kept: Tensor) -> None:
+    def __init__(self, kept_heads: Tensor) -> None:
         super().__init__()
-        self.register_buffer("is_kept", is_kept)
+        self.register_buffer("kept_heads", kept_heads)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.get_buffer("is_kept")
+        return _without_zeros(weight, self.get_buffer("kept_heads"))
+
+
+def _heads_of(layer: nn.Module) -> Any:
+    """How many heads a layer says it has; None if it does not say."""
+    return getattr(
+        layer, "num_heads" if isinstance(layer, nn.MultiheadAttention) else "heads", None
+    )
+
+
+def _without_zeros(joined: Tensor, kept_heads: Tensor) -> Tensor:
+    """``(..., heads × width)`` with zeros where a head is not kept."""
+    kept = kept_heads.to(device=joined.device, dtype=joined.dtype)
+    return joined * kept.repeat_interleave(joined.shape[-1] // len(kept))
 
 
 @contextmanager
 def _without_heads(name: str, layer: nn.Module, numbers: Sequence[int]) -> Iterator[None]:
-    count: int = layer.num_heads if isinstance(layer, nn.MultiheadAttention) else layer.heads  # type: ignore[assignment]
-    out_proj: nn.Linear = layer.out_proj  # type: ignore[assignment]
-    is_kept = torch.ones(count, device=out_proj.weight.device, dtype=out_proj.weight.dtype)
+    count: int = _heads_of(layer)
+    out_proj: nn.Module = layer.out_proj  # type: ignore[assignment]
+    kept_heads = torch.ones(count)
     for number in numbers:
         check_sizes(least=0, **{f"a head of layer {name!r}": number})
         if number >= count:
             raise ValueError(f"heads names head {number} of layer {name!r}, which has {count}")
-        is_kept[number] = 0.0
-    columns = is_kept.repeat_interleave(out_proj.in_features // count)
-    parametrize.register_parametrization(out_proj, "weight", _ZeroColumns(columns))
+        kept_heads[number] = 0.0
+    if isinstance(layer, nn.MultiheadAttention):  # it reads the weight, and never calls out_proj
+        parametrize.register_parametrization(out_proj, "weight", _ZeroColumns(kept_heads))
+        try:
+            yield
+        finally:
+            parametrize.remove_parametrizations(out_proj, "weight", leave_parametrized=False)
+        return
+    hook = out_proj.register_forward_pre_hook(
+        lambda _, inputs: (_without_zeros(inputs[0], kept_heads), *inputs[1:])
+    )
     try:
         yield
     finally:
-        parametrize.remove_parametrizations(out_proj, "weight", leave_parametrized=False)
+        hook.remove()

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer, is_in_use
+from attn_core.checks import is_tracing
 from attn_core.kernels import explicit, sdpa
 from attn_core.kernels.spans import Cut, Spans, one_span
 from attn_core.masks import Mask
@@ -71,8 +72,14 @@ class Piece(NamedTuple):
         return queries.positions(device)[..., None], keys.positions(device)[:, None]
 
 
+# PyTorch 2.5 does not tell export from compile.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def refusal(arguments: Arguments) -> str | None:
     """Say why this kernel cannot do the job, or None if it can."""
+    if is_tracing():
+        return "torch.jit.trace would write down the blocks of this very length"
     mask, bias = arguments.mask, arguments.bias
     if mask is None:
         return "there is no mask, so every query looks at every key"
@@ -88,6 +95,8 @@ def refusal(arguments: Arguments) -> str | None:
         return "normalizer may depend on more than one row of scores"
     if isinstance(bias, Tensor) and 1 not in bias.shape[-2:]:
         return "bias is a tensor with a number for every pair"
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     if 0 in (*arguments.leading, arguments.q_len):
         return "there are no queries"
     return None
@@ -96,9 +105,13 @@ def refusal(arguments: Arguments) -> str | None:
 def reluctance(arguments: Arguments) -> str | None:
     """Say why another kernel is better, though this one can do the job, or None if none is."""
     assert isinstance(arguments.mask, Mask)
+    if _is_exporting():
+        return "its blocks depend on the length, which torch.export may leave open"
     left, right, first = arguments.mask.reach
     widest = first + (left or 0) + 1 + (right or 0)
-    if arguments.k_len < max(_FEW_KEYS, 2 * widest):
+    # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
+    times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
+    if arguments.k_len < max(_FEW_KEYS, times * widest):
         return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
 

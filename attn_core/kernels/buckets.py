@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sizes
 from attn_core.kernels.padded import Padded, check_padded
-from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"
@@ -16,6 +17,7 @@ _BLOCK = 64  # Tokens of a bucket that are multiplied at once.
 _TOKENS_AT_ONCE = 2**14  # Tokens, counted once for each round, that are in work at once.
 
 
+@checked_call
 def lsh(
     query: Tensor,
     value: Tensor,
@@ -83,6 +85,7 @@ def lsh(
     """
     _check_tokens(query, value)
     check_sizes(buckets=buckets, rounds=rounds)
+    buckets, rounds = int(buckets), int(rounds)
     if buckets > 1 and buckets % 2:
         raise ValueError(f"buckets must be 1 or even, got {buckets}")
     value_heads = value.shape[-3] if value.ndim > 2 else 1

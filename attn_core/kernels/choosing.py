@@ -5,20 +5,25 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from attn_core.arguments import Arguments, check_arguments
+from attn_core.arguments import Arguments, Normalizer, Score, check_arguments
+from attn_core.calls import checked_call
 from attn_core.kernels import banded, chunked, explicit, flex, sdpa
+from attn_core.masks import Mask
+from attn_core.positions.bias import Bias
 
 __all__ = ["Choice", "use", "which"]
+
+KernelName = Literal["banded", "sdpa", "chunked", "flex", "explicit"]
 
 # The fastest first: the first one that can do the job, and is not reluctant to, runs. A kernel is a
 # module with `refusal`, why it cannot; with `run`; and, unless it is the last resort, with
 # `reluctance`, why another one is better though it can.
-_KERNELS: dict[str, ModuleType] = {
+_KERNELS: dict[KernelName, ModuleType] = {
     "banded": banded,
     "sdpa": sdpa,
     "chunked": chunked,
@@ -26,9 +31,9 @@ _KERNELS: dict[str, ModuleType] = {
     "explicit": explicit,
 }
 
-_fixed: ContextVar[str | None] = ContextVar("fixed kernel", default=None)
+_fixed: ContextVar[KernelName | None] = ContextVar("fixed kernel", default=None)
 # The same for torch.compile, which cannot read a ContextVar, but notices when a list has changed.
-_fixed_anywhere: list[str] = []
+_fixed_anywhere: list[KernelName] = []
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Choice:
         sdpa cannot: softcap is given
     """
 
-    kernel: str
+    kernel: KernelName
     refused: dict[str, str]
     passed_over: dict[str, str] = field(default_factory=dict)
 
@@ -59,7 +64,7 @@ class Choice:
 
 
 @contextmanager
-def use(kernel: str) -> Iterator[None]:
+def use(kernel: KernelName) -> Iterator[None]:
     """Fix the kernel of every call of attention inside a ``with`` block.
 
     ``"explicit"``
@@ -104,14 +109,37 @@ def use(kernel: str) -> Iterator[None]:
         _fixed.reset(token)
 
 
-def which(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Choice:
+@checked_call
+def which(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | Bias | None = None,
+    score: Score | None = None,
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout_p: float = 0.0,
+    q_offset: int | Tensor | None = None,
+    return_weights: bool = False,
+) -> Choice:
     """Say which kernel :func:`attn_core.attention` runs for these arguments, and why.
 
     Args:
         query: ``(..., Hq, L, D)``.
         key: ``(..., Hkv, S, D)``.
         value: ``(..., Hkv, S, Dv)``.
-        **arguments: the others of :func:`attn_core.attention`.
+        mask: as in :func:`attn_core.attention`.
+        bias: as there.
+        score: as there.
+        normalizer: as there.
+        scale: as there.
+        softcap: as there.
+        dropout_p: as there.
+        q_offset: as there.
+        return_weights: as there; it never changes the kernel.
 
     Returns:
         The choice; it prints as text.
@@ -132,8 +160,20 @@ def which(query: Tensor, key: Tensor, value: Tensor, **arguments: Any) -> Choice
         sdpa runs
         banded cannot: mask causal() does not end on both sides of the query
     """
-    arguments.pop("return_weights", None)  # asking for weights never changes the kernel
-    return choose(check_arguments(query, key, value, **arguments))
+    arguments = check_arguments(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        score=score,
+        normalizer=normalizer,
+        scale=scale,
+        softcap=softcap,
+        dropout_p=dropout_p,
+        q_offset=q_offset,
+    )
+    return choose(arguments)
 
 
 def choose(arguments: Arguments) -> Choice:
@@ -158,7 +198,7 @@ def choose(arguments: Arguments) -> Choice:
     return Choice(name, refused, passed_over)
 
 
-def fixed_kernel() -> str | None:
+def fixed_kernel() -> KernelName | None:
     """The name that the innermost :func:`use` block of this thread has fixed."""
     if torch.compiler.is_compiling():
         return _fixed_anywhere[-1] if _fixed_anywhere else None

@@ -5,6 +5,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_number
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -13,7 +15,6 @@ from attn_core.kernels.recurrence import (
     check_chunk_size,
     first_state,
     recur,
-    without_autocast,
 )
 from attn_core.masks import Mask
 
@@ -50,6 +51,7 @@ def delta_rule(
 ) -> RecurrentOutput: ...
 
 
+@checked_call
 def delta_rule(
     query: Tensor,
     key: Tensor,

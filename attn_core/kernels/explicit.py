@@ -6,7 +6,7 @@ from torch import Tensor
 from attn_core import normalizers
 from attn_core.arguments import Arguments
 from attn_core.checks import broadcast_shapes, broadcasts_to
-from attn_core.scores import dot
+from attn_core.scores import scaled_product
 
 
 def refusal(arguments: Arguments) -> str | None:
@@ -24,7 +24,8 @@ def run(arguments: Arguments) -> tuple[Tensor, Tensor]:
     table = arguments.table()
     query, key, value = arguments.without_masked(table)
     weights = _normalise(arguments, _masked_scores(arguments, query, key, table))
-    dropped = torch.dropout(weights, arguments.dropout_p, train=arguments.dropout_p > 0)
+    share = arguments.dropout_p
+    dropped = torch.dropout(weights, share, train=True) if share else weights
     return _aggregate(arguments, dropped, value), weights
 
 
@@ -48,8 +49,10 @@ def _masked_scores(
 
 
 def _score(arguments: Arguments, query: Tensor, key: Tensor) -> Tensor:
-    score = arguments.score or dot
-    query = _stack_groups(query, arguments.group)
+    query, score = _stack_groups(query, arguments.group), arguments.score
+    if score is None:
+        scores = scaled_product(query, key, arguments.scale)
+        return _unstack_groups(scores, arguments.group)
     scores = score(query, key)
     expected = (
         *broadcast_shapes(query.shape[:-2], key.shape[:-2]),

@@ -29,6 +29,8 @@ def refusal(arguments: Arguments) -> str | None:
         return "FlexAttention has no dropout"
     if isinstance(bias, Bias) and bias.uses_content:
         return f"bias {bias.name} reads query and key, and not their distance alone"
+    if isinstance(bias, Bias) and not bias.is_in_blocks:
+        return f"bias {bias.name} has a number for every pair"
     if 0 in (*arguments.leading, arguments.q_len, arguments.k_len):
         return "there are no queries or no keys"
     if len(arguments.leading) > 1:

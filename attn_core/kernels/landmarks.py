@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_sizes
 from attn_core.kernels.padded import Padded, broadcasts_to, check_padded, real_keys
-from attn_core.kernels.recurrence import without_autocast
 from attn_core.masks import Mask
 
 _REASON = (
@@ -15,6 +16,7 @@ _REASON = (
 )
 
 
+@checked_call
 def nystrom(
     query: Tensor,
     key: Tensor,

@@ -6,6 +6,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
@@ -14,7 +16,6 @@ from attn_core.kernels.recurrence import (
     check_chunk_size,
     first_state,
     recur,
-    without_autocast,
 )
 from attn_core.masks import Mask
 
@@ -80,6 +81,7 @@ def linear_attention(
 ) -> RecurrentOutput: ...
 
 
+@checked_call
 def linear_attention(
     query: Tensor,
     key: Tensor,

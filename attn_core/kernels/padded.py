@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attn_core.arguments import check_arguments
+from attn_core.autocast import in_widest_dtype
 from attn_core.masks import Mask
 
 
@@ -79,7 +80,11 @@ def check_padded(
         >>> check_padded(x, x, x, mask=real, scale=None, reason="").value.flatten()
         tensor([1., 1., 1., 1., 0., 0.])
     """
-    given = check_arguments(query, key, value, mask=mask, scale=scale, q_offset=0)
+    if all(isinstance(x, Tensor) for x in (query, key, value)):
+        query, key, value = in_widest_dtype(query, key, value)
+    given = check_arguments(
+        query, key, value, mask=mask, scale=scale, q_offset=0, follow_autocast=False
+    )
     group = given.group
     query = given.query.unflatten(-3, (-1, group))
     key, value = given.key.unsqueeze(-3), given.value.unsqueeze(-3)

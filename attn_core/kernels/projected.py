@@ -4,13 +4,16 @@ import torch
 from torch import Tensor
 
 from attn_core import normalizers
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind
 from attn_core.kernels.padded import Padded, broadcasts_to, check_padded
 from attn_core.masks import Mask
+from attn_core.scores import scaled_product
 
 _REASON = "linformer mixes keys of all positions before a query sees any, so it cannot be causal"
 
 
+@checked_call
 def linformer(
     query: Tensor,
     key: Tensor,
@@ -78,7 +81,7 @@ def linformer(
             )
     mixed_key = mix_keys @ given.key  # (..., Hkv, 1, r, D)
     mixed_value = mix_values @ given.value  # (..., Hkv, 1, r, Dv)
-    scores = given.query @ mixed_key.mT * given.scale  # (..., Hkv, Hq / Hkv, L, r)
+    scores = scaled_product(given.query, mixed_key, given.scale)  # (..., Hkv, Hq / Hkv, L, r)
     if given.real is not None:
         draws_on_a_key = ((mix_keys != 0) & given.real).any(-1).unsqueeze(-2)
         scores = scores.masked_fill(~draws_on_a_key, -torch.inf)

@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from attn_core.autocast import without_autocast
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_sequence, check_sizes
 from attn_core.kernels.padded import check_padded
-from attn_core.kernels.recurrence import Tokens, recur, without_autocast
+from attn_core.kernels.recurrence import Tokens, recur
 from attn_core.masks import Mask
 
 _REASON = "for the causal form there is causal=True"
@@ -15,6 +17,7 @@ _CHUNK = 64  # Tokens of a chunk of the causal form.
 _TOO_LITTLE = 1e-20  # A sum of weights so small may lack terms that single precision cannot hold.
 
 
+@checked_call
 def orthogonal_projection(
     features: int,
     dim: int,
@@ -102,6 +105,7 @@ def positive_features(x: Tensor, projection: Tensor) -> Tensor:
     return _exponents(x, projection).exp() / math.sqrt(len(projection))
 
 
+@checked_call
 def favor(
     query: Tensor,
     key: Tensor,

@@ -10,7 +10,6 @@ One token at a time that is slow. Here it goes in chunks: inside a chunk everyth
 product, and only the memory is carried on from chunk to chunk.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -236,10 +235,3 @@ def first_state(
             f"{tuple(past.shape)}"
         )
     return past.to(like.dtype).reshape(shape)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Keep autocast from rounding what is computed in float32 on purpose."""
-    if device.type == "meta":
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)

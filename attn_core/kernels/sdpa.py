@@ -4,16 +4,27 @@ It never holds all the weights at once. Two of its habits are mended here: NaN i
 reaches its output, and what it gives for a fully masked row depends on the backend.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attn_core import normalizers
-from attn_core.arguments import Arguments
+from attn_core.arguments import Arguments, is_any
+from attn_core.checks import is_tracing
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
 
 _LARGE_BIAS, _LARGE_MASK = 2**20, 2**26
+# From here on it takes longer to compute what the table hides than to go through it in blocks.
+LARGE_MASK_ON_CPU = 2**23
+# Fewer than these may be held.
+FEW_SCORES = 2**20
+_ONLY_ONCE = (
+    "PyTorch's fused kernel has no {}; the explicit kernel has: "
+    'with attn_core.kernels.use("explicit")'
+)
 
 
 def refusal(arguments: Arguments) -> str | None:
@@ -31,17 +42,39 @@ def refusal(arguments: Arguments) -> str | None:
 
 def reluctance(arguments: Arguments) -> str | None:
     """Say why another kernel is better, though this one can do the job, or None if none is."""
-    if torch.compiler.is_compiling():  # see chunked
+    if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
+    heads = arguments.leading.numel() * arguments.query.shape[-3]
+    if heads * pairs >= FEW_SCORES:
+        reason = _why_not_fused(arguments)
+        if reason is not None:
+            return f"{reason}, so that PyTorch would hold all {heads * pairs} weights"
     if isinstance(arguments.bias, Bias):
         numbers = pairs * (arguments.bias.heads or 1)
         if numbers > _LARGE_BIAS:
             return f"bias {arguments.bias.name} would be a table of {numbers} numbers"
-    if isinstance(arguments.mask, Mask) and not arguments.is_causal_from_first_key:
-        numbers = pairs * (arguments.mask.batch or 1) * (arguments.mask.heads or 1)
-        if numbers > _LARGE_MASK:
-            return f"mask {arguments.mask.name} would be a table of {numbers} pairs"
+    mask = arguments.mask
+    if isinstance(mask, Mask) and not arguments.is_causal_from_first_key:
+        is_one_row = not mask.uses_positions and mask.q_len is None
+        numbers = pairs * (mask.batch or 1) * (mask.heads or 1)
+        on_cpu = arguments.query.device.type == "cpu"
+        if not is_one_row and (numbers > _LARGE_MASK or (on_cpu and pairs > LARGE_MASK_ON_CPU)):
+            return f"mask {mask.name} would be a table of {numbers} pairs"
+    return None
+
+
+def _why_not_fused(arguments: Arguments) -> str | None:
+    """Why PyTorch does not run its fused kernel on a processor, but writes the steps out."""
+    if arguments.query.device.type != "cpu":
+        return None
+    if arguments.dropout_p:
+        return "the fused kernel for the CPU has no dropout"
+    if arguments.value.shape[-1] != arguments.query.shape[-1]:
+        return "the fused kernel for the CPU takes values as wide as keys only"
+    bias = arguments.bias
+    if isinstance(bias, Tensor) and bias.requires_grad and torch.is_grad_enabled():
+        return "the fused kernel for the CPU has no gradient of a bias"
     return None
 
 
@@ -64,17 +97,60 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     if _is_step_of_decoding(arguments, attn_mask):
         # One product with the keys for all queries of a group is up to twice as fast.
         query, group = query.unflatten(1, (-1, group)).squeeze(3), 1
-    output = scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=attn_mask,
-        dropout_p=arguments.dropout_p,
-        is_causal=is_causal,
-        scale=arguments.scale,
-        enable_gqa=group > 1,
-    ).reshape(*arguments.leading, *heads, value.shape[-1])
+    flags: dict[str, Any] = {}  # not the comparisons, which torch.compile may leave open
+    if is_causal:
+        flags["is_causal"] = True
+    if group > 1:
+        flags["enable_gqa"] = True
+    try:
+        output = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attn_mask,
+            dropout_p=arguments.dropout_p,
+            scale=arguments.scale,
+            **flags,
+        )
+    except RuntimeError as error:
+        if "forward AD" not in str(error):
+            raise
+        raise RuntimeError(_ONLY_ONCE.format("forward mode differentiation")) from error
+    if output.requires_grad and not torch.compiler.is_compiling():
+        _refuse_second_derivatives(output)
+    output = output.reshape(*arguments.leading, *heads, value.shape[-1])
     return (output if empty is None else output.masked_fill(empty, 0.0)), None
+
+
+def _refuse_second_derivatives(output: Tensor) -> None:
+    """Let a fused kernel that is differentiated twice say what to do."""
+    node = output.grad_fn
+    if node is not None and "ScaledDotProduct" in node.name():
+        node.register_hook(_once)
+
+
+def _once(gradients: tuple[Tensor | None, ...], _: object) -> tuple[Tensor | None, ...] | None:
+    if not torch.is_grad_enabled():
+        return None
+    return tuple(None if x is None else _Once.apply(x) for x in gradients)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise RuntimeError(_ONLY_ONCE.format("second derivatives"))
 
 
 def _is_step_of_decoding(arguments: Arguments, attn_mask: Tensor | None) -> bool:
@@ -97,7 +173,7 @@ def _additive_or_bool(
     if bias is None:
         assert table is not None
         empty = ~table.any(-1, keepdim=True)
-        return table | empty, empty
+        return (table | empty, empty) if is_any(empty) else (table, None)
     if table is not None:
         bias = bias.masked_fill(~table, -torch.inf)
     filled, empty = normalizers.without_empty_rows(bias, -1)

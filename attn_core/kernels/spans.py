@@ -67,6 +67,8 @@ class Cut(torch.autograd.Function):
     PyTorch would fill a tensor for each of them.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, spans: tuple[Spans, ...]) -> tuple[Tensor, ...]:
         return tuple(span.of(sequence) for sequence in x for span in spans)
@@ -86,6 +88,8 @@ class Cut(torch.autograd.Function):
 
 class Join(torch.autograd.Function):
     """Add spans up where they come from, the transpose of :class:`Cut`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(shape: torch.Size, spans: tuple[Spans, ...], *pieces: Tensor) -> Tensor:

@@ -1,28 +1,33 @@
 """Masks that are given: by lengths, by documents, or by a table."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_sizes
-from attn_core.masks.mask import Indices, Mask, Reach
+from attn_core.masks.mask import Mask
+from attn_core.masks.pairs import Indices, Reach
 
 
-def padding(lengths: Sequence[int] | Tensor) -> Mask:
-    r"""Let queries attend the first keys of each batch entry only; the rest is padding.
+def padding(lengths: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
+    r"""Let queries attend the real keys of each batch entry only; the rest is padding.
 
-    .. math:: j < \text{lengths}_b
+    .. math:: j < \text{lengths}_b \qquad\text{or}\qquad \text{lengths}_{b, j} = 1
 
     Args:
-        lengths: number of real keys in each batch entry, ``(batch,)`` integers.
+        lengths: how many keys of each batch entry are real, the first ones, ``(batch,)`` integers;
+            or which of them are, ``(batch, S)`` bool or 0 and 1, as tokenizers give it as
+            ``attention_mask``. Then padding may stand on the left, or anywhere.
 
     Returns:
-        A mask that tells batch entries apart.
+        A mask that tells batch entries apart; in the second form it is for exactly S keys.
 
     Raises:
-        TypeError: if ``lengths`` are no integers.
-        ValueError: if ``lengths`` is not one-dimensional, is empty, or has a negative entry.
+        TypeError: if ``lengths`` are neither integers nor a bool table.
+        ValueError: if ``lengths`` has no or more than two dimensions, is empty, has a negative
+            length, or a table has numbers other than 0 and 1.
 
     Source: D0's ``Attention`` has no such mask, so padding receives weight.
 
@@ -31,20 +36,66 @@ def padding(lengths: Sequence[int] | Tensor) -> Mask:
         tensor([[[ True, False, False]],
         <BLANKLINE>
                 [[ True,  True, False]]])
+        >>> padding([[0, 0, 1], [0, 1, 1]]).dense(1, 3)[:, 0]
+        tensor([[[False, False,  True]],
+        <BLANKLINE>
+                [[False,  True,  True]]])
     """
     device = lengths.device if isinstance(lengths, Tensor) else None
-    lengths = _integers("lengths", lengths)
-    if lengths.ndim != 1 or len(lengths) == 0:
-        raise ValueError(f"lengths must be one integer per batch entry, got {lengths.tolist()}")
-    if lengths.min() < 0:
-        raise ValueError(f"lengths must be 0 or more, got {lengths.tolist()}")
+    known = _lengths_or_table(lengths)
+    if known.ndim == 2:
+        batch, k_len = known.shape
+        return Mask(
+            partial(_is_marked, known),
+            f"padding({batch}×{k_len})",
+            batch=batch,
+            k_len=k_len,
+            device=device,
+        )
+    name, longest = "padding", 0
+    if not torch.compiler.is_compiling():  # where nobody can look at the numbers
+        if known.min() < 0:
+            raise ValueError(f"lengths must be 0 or more, got {known.tolist()}")
+        name, longest = f"padding({_short(known.tolist())})", int(known.max())
     return Mask(
-        lambda at: at.key < lengths.to(at.key.device)[at.batch],
-        f"padding({_short(lengths.tolist())})",
-        batch=len(lengths),
-        min_keys=int(lengths.max()),
+        partial(_is_real, known),
+        name,
+        batch=len(known),
+        min_keys=longest,
         device=device,
     )
+
+
+def _lengths_or_table(lengths: object) -> Tensor:
+    """Lengths as integers ``(batch,)``, or a bool table ``(batch, S)``."""
+    try:
+        known = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        known = torch.empty(0)
+    if known.dtype != torch.bool or known.ndim != 2:
+        known = _integers("lengths", lengths)
+    if known.ndim not in (1, 2) or known.numel() == 0:
+        raise ValueError(
+            "lengths must be one integer per batch entry, or a table (batch, keys) of which keys "
+            f"are real, got {known.tolist()}"
+        )
+    if known.ndim == 1 or known.dtype == torch.bool:
+        return known
+    marked = known == 1
+    if not torch.compiler.is_compiling() and not (marked | (known == 0)).all():
+        raise ValueError(
+            "lengths must be bool or 0 and 1 where it is a table (batch, keys), got numbers from "
+            f"{known.min()} to {known.max()}"
+        )
+    return marked
+
+
+def _is_real(lengths: Tensor, at: Indices) -> Tensor:
+    return at.key < lengths.to(at.key.device)[at.batch]
+
+
+def _is_marked(real: Tensor, at: Indices) -> Tensor:
+    return real.to(at.key.device)[at.batch, at.key]
 
 
 def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
@@ -79,16 +130,9 @@ def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
     rows = ids if ids.ndim == 2 else ids[None]
     batch, k_len = rows.shape
 
-    def same_document(at: Indices) -> Tensor:
-        known = rows.to(at.key.device)
-        entry = at.batch if batch > 1 else 0
-        of_query = known[entry, at.query.clamp(0, k_len - 1)]
-        is_inside = (at.query >= 0) & (at.query < k_len)
-        return is_inside & (known[entry, at.key] == of_query)
-
     longest = _longest_span(rows)
     return Mask(
-        same_document,
+        partial(_is_same_document, rows),
         f"document({_short(ids.tolist()) if ids.ndim == 1 else f'{batch}×{k_len}'})",
         uses_positions=True,
         batch=batch if batch > 1 else None,
@@ -99,6 +143,15 @@ def document(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Mask:
     )
 
 
+def _is_same_document(ids: Tensor, at: Indices) -> Tensor:
+    batch, k_len = ids.shape
+    known = ids.to(at.key.device)
+    entry = at.batch if batch > 1 else 0
+    of_query = known[entry, at.query.clamp(0, k_len - 1)]
+    is_inside = (at.query >= 0) & (at.query < k_len)
+    return is_inside & (known[entry, at.key] == of_query)
+
+
 def dense(table: Tensor) -> Mask:
     r"""Use a boolean table as a mask, so that it combines with the others.
 
@@ -106,10 +159,11 @@ def dense(table: Tensor) -> Mask:
 
     Args:
         table: bool ``(L, S)``, ``(heads, L, S)`` or ``(batch, heads, L, S)``, True where
-            attending is allowed; batch or heads may be 1.
+            attending is allowed. Where one of the four is 1, all are alike, as with a tensor that
+            broadcasts.
 
     Returns:
-        A mask for exactly L queries and S keys.
+        A mask for exactly L queries, unless L is 1, and S keys, unless S is 1.
 
     Raises:
         TypeError: if ``table`` is not a bool tensor.
@@ -126,19 +180,22 @@ def dense(table: Tensor) -> Mask:
     """
     full = _four_dimensions("table", table)
     batch, heads, q_len, k_len = full.shape
-
-    def look_up(at: Indices) -> Tensor:
-        return full[at.batch if batch > 1 else 0, at.head if heads > 1 else 0, at.row, at.key]
-
     return Mask(
-        look_up,
+        partial(_is_in_table, full),
         f"dense({'×'.join(map(str, table.shape))})",
         batch=batch if batch > 1 else None,
         heads=heads if heads > 1 else None,
-        q_len=q_len,
-        k_len=k_len,
+        q_len=q_len if q_len != 1 else None,
+        k_len=k_len if k_len != 1 else None,
         device=table.device,
     )
+
+
+def _is_in_table(table: Tensor, at: Indices) -> Tensor:
+    places = (at.batch, at.head, at.row, at.key)
+    return table[
+        tuple(place if size > 1 else 0 for place, size in zip(places, table.shape, strict=True))
+    ]
 
 
 def block_sparse(layout: Tensor, block_size: int) -> Mask:
@@ -173,18 +230,12 @@ def block_sparse(layout: Tensor, block_size: int) -> Mask:
     """
     full = _four_dimensions("layout", layout)
     check_sizes(block_size=block_size)
-    batch, heads, q_blocks, k_blocks = full.shape
+    batch, heads, _, k_blocks = full.shape
     if 0 in full.shape:
         raise ValueError(f"layout must have blocks, got {tuple(layout.shape)}")
 
-    def look_up(at: Indices) -> Tensor:
-        block = (at.query // block_size).clamp(0, q_blocks - 1)
-        is_inside = (at.query >= 0) & (at.query < q_blocks * block_size)
-        entry, head = at.batch if batch > 1 else 0, at.head if heads > 1 else 0
-        return is_inside & full[entry, head, block, at.key // block_size]
-
     return Mask(
-        look_up,
+        partial(_is_in_blocks, full, block_size),
         f"block_sparse({'×'.join(map(str, layout.shape))}, {block_size})",
         uses_positions=True,
         batch=batch if batch > 1 else None,
@@ -194,6 +245,14 @@ def block_sparse(layout: Tensor, block_size: int) -> Mask:
         reach=_reach_of_blocks(full, block_size),
         device=layout.device,
     )
+
+
+def _is_in_blocks(layout: Tensor, block_size: int, at: Indices) -> Tensor:
+    batch, heads, q_blocks, _ = layout.shape
+    block = (at.query // block_size).clamp(0, q_blocks - 1)
+    is_inside = (at.query >= 0) & (at.query < q_blocks * block_size)
+    entry, head = at.batch if batch > 1 else 0, at.head if heads > 1 else 0
+    return is_inside & layout[entry, head, block, at.key // block_size]
 
 
 def _four_dimensions(name: str, table: Tensor) -> Tensor:

@@ -1,93 +1,34 @@
 """A mask: a predicate on positions, and what follows from it."""
 
+import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_q_offset, check_sizes
+from attn_core.masks.pairs import Indices, Predicate, Reach, smaller
 from attn_core.masks.picture import mask_picture
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 
-class Indices(NamedTuple):
-    """Where a predicate looks: integer tensors that broadcast to ``(batch, heads, L, S)``.
-
-    Attributes:
-        batch: which batch entry.
-        head: which query head.
-        row: which query of this call, counted from 0.
-        query: the query's position among the keys, ``row + q_offset``.
-        key: the key's position.
-
-    Example:
-        >>> Indices(batch=0, head=0, row=1, query=4, key=2).query
-        4
-    """
-
-    batch: Tensor
-    head: Tensor
-    row: Tensor
-    query: Tensor
-    key: Tensor
-
-
-class Reach(NamedTuple):
-    """How far from its own position a query may look at most; what lies beyond is never allowed.
-
-    The first positions are an exception: they may attend, and be attended, from everywhere.
-    A kernel that goes through the keys near a query relies on it.
-
-    Attributes:
-        left: how many positions before the query's own; None for all of them.
-        right: how many after it; None for all of them.
-        first: how many positions at the start are the exception.
-
-    Source: Beltagy, Peters and Cohan (2020), section 3.1: a sliding window and global tokens.
-
-    Example:
-        >>> Reach(left=4, right=0)
-        Reach(left=4, right=0, first=0)
-    """
-
-    left: int | None = None
-    right: int | None = None
-    first: int = 0
-
-    def __and__(self, other: "Reach") -> "Reach":
-        return Reach(
-            _smaller(self.left, other.left),
-            _smaller(self.right, other.right),
-            max(self.first, other.first),
-        )
-
-    def __or__(self, other: "Reach") -> "Reach":
-        return Reach(
-            _larger(self.left, other.left),
-            _larger(self.right, other.right),
-            max(self.first, other.first),
-        )
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    return min((x for x in (one, other) if x is not None), default=None)
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
-
-
 _ANYWHERE = Reach()
 
 
+@checked_call
 class Mask:
     """A rule that says which query may attend which key.
 
     Masks are made by the functions of :mod:`attn_core.masks`, by combining them, or from a
     predicate of your own.
+
+    A mask can be copied, pickled and sent to another process, with the tensors that it reads, if
+    its predicate can: a function of a module, or :class:`functools.partial` of one, but no lambda.
 
     Args:
         predicate: takes :class:`Indices`, returns a bool tensor, True where attending is allowed.
@@ -107,7 +48,8 @@ class Mask:
         device: the device of the tensors that the predicate reads; None if it reads none.
 
     Raises:
-        TypeError: if it is combined with something else than a mask.
+        TypeError: if it is combined with something else than a mask, or asked for a truth value,
+            as by ``and``, ``or``, ``not``, ``if``.
         ValueError: if the masks that are combined do not fit together.
 
     Source: FlexAttention's ``mask_mod`` (Dong et al. 2024) has the same four arguments.
@@ -122,7 +64,7 @@ class Mask:
 
     def __init__(
         self,
-        predicate: Callable[[Indices], Tensor],
+        predicate: Predicate,
         name: str,
         *,
         uses_positions: bool = False,
@@ -137,8 +79,19 @@ class Mask:
         by_distance: bool = False,
         device: torch.device | None = None,
     ) -> None:
+        if not callable(predicate):
+            raise TypeError(f"predicate must be a callable (indices), got {predicate!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
+        sizes = {"batch": batch, "heads": heads, "q_len": q_len, "k_len": k_len}
+        sizes |= {"min_keys": min_keys, "max_keys": max_keys}
+        check_sizes(least=0, **{key: size for key, size in sizes.items() if size is not None})
+        if not isinstance(reach, Reach):
+            raise TypeError(f"reach must be a Reach, got {reach!r}")
+        if device is not None and not isinstance(device, torch.device):
+            raise TypeError(f"device must be a torch.device, got {device!r}")
         self.predicate = predicate
-        self.name = name
+        self._name = name
         self.uses_positions = uses_positions
         self.batch = batch
         self.heads = heads
@@ -150,6 +103,19 @@ class Mask:
         self.own_key = own_key
         self.by_distance = by_distance
         self.device = device
+
+    @property
+    def name(self) -> str:
+        """How the mask prints.
+
+        While PyTorch compiles all have one name: for another it would have to compile anew.
+        """
+        return "(compiled)" if torch.compiler.is_compiling() else self._name
+
+    @property
+    def _least_keys(self) -> int:
+        """The least number of keys, where it can be read without compiling anew for another."""
+        return 0 if torch.compiler.is_compiling() else self.min_keys
 
     def dense(
         self,
@@ -209,22 +175,27 @@ class Mask:
         Raises:
             TypeError: if the predicate does not give a bool tensor.
         """
-        offset: int | Tensor = 0 if q_offset is None else q_offset
+        table = self._ask(self._indices(row, key, 0 if q_offset is None else q_offset))
+        pairs = (row.shape[-2], key.shape[-1])
+        return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
+
+    def _indices(self, row: Tensor, key: Tensor, offset: int | Tensor) -> Indices:
         ones = (1,) * max(row.ndim, key.ndim)
         if isinstance(offset, Tensor):
             offset = offset.to(row.device).reshape(-1, 1, *ones)
-        at = Indices(
+        return Indices(
             batch=torch.arange(self.batch or 1, device=row.device).reshape(-1, 1, *ones),
             head=torch.arange(self.heads or 1, device=row.device).reshape(-1, *ones),
             row=row,
             query=row + offset,
             key=key,
         )
+
+    def _ask(self, at: Indices) -> Tensor:
         table = self.predicate(at)
         if table.dtype != torch.bool:
             raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
-        pairs = (row.shape[-2], key.shape[-1])
-        return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
+        return table
 
     def block_mask(
         self,
@@ -294,7 +265,7 @@ class Mask:
         for name, seen, fits in (("queries", q_len, self.q_len), ("keys", k_len, self.k_len)):
             if fits is not None and seen != fits:
                 raise ValueError(f"mask {self.name} is made for {fits} {name}, got {seen}")
-        if k_len < self.min_keys:
+        if k_len < self._least_keys:
             raise ValueError(f"mask {self.name} needs at least {self.min_keys} keys, got {k_len}")
         if self.max_keys is not None and k_len > self.max_keys:
             raise ValueError(f"mask {self.name} has at most {self.max_keys} keys, got {k_len}")
@@ -314,37 +285,40 @@ class Mask:
             )
 
     def __and__(self, other: "Mask") -> "Mask":
-        return self._combine(other, lambda a, b: a & b, "&")
+        return self._combine(other, operator.and_, "&")
 
     def __or__(self, other: "Mask") -> "Mask":
-        return self._combine(other, lambda a, b: a | b, "|")
+        return self._combine(other, operator.or_, "|")
+
+    def __rand__(self, other: object) -> "Mask":
+        raise _not_a_mask(other)
+
+    def __ror__(self, other: object) -> "Mask":
+        raise _not_a_mask(other)
 
     def __invert__(self) -> "Mask":
-        opposite = self._like(lambda at: ~self.predicate(at), f"~{self._grouped_name()}")
+        opposite = self._like(partial(_opposite, self.predicate), f"~{self._grouped_name()}")
         opposite.reach = _ANYWHERE
         opposite.own_key = False
         return opposite
 
-    def _combine(self, other: "Mask", operator: Callable[[Any, Any], Any], symbol: str) -> "Mask":
+    def _combine(self, other: "Mask", both: Callable[[Any, Any], Any], symbol: str) -> "Mask":
         if not isinstance(other, Mask):
-            raise TypeError(
-                f"a mask combines with a mask, got {type(other).__name__}; wrap a bool tensor in "
-                "masks.dense(tensor)"
-            )
+            raise _not_a_mask(other)
         if None not in (self.device, other.device) and self.device != other.device:
             raise ValueError(
                 f"masks on different devices: {self.name} on {self.device}, "
                 f"{other.name} on {other.device}"
             )
         combined = self._like(
-            lambda at: operator(self.predicate(at), other.predicate(at)),
+            partial(_combined, both, self.predicate, other.predicate),
             f"{self._grouped_name()} {symbol} {other._grouped_name()}",
         )
         combined.uses_positions = self.uses_positions or other.uses_positions
-        combined.min_keys = max(self.min_keys, other.min_keys)
-        combined.max_keys = _smaller(self.max_keys, other.max_keys)
-        combined.reach = operator(self.reach, other.reach)
-        combined.own_key = operator(self.own_key, other.own_key)
+        combined.min_keys = max(self._least_keys, other._least_keys)
+        combined.max_keys = smaller(self.max_keys, other.max_keys)
+        combined.reach = both(self.reach, other.reach)
+        combined.own_key = both(self.own_key, other.own_key)
         combined.by_distance = self.by_distance and other.by_distance
         combined.device = self.device or other.device
         for what in ("batch", "heads", "q_len", "k_len"):
@@ -357,7 +331,7 @@ class Mask:
             setattr(combined, what, theirs if ours is None else ours)
         return combined
 
-    def _like(self, predicate: Callable[[Indices], Tensor], name: str) -> "Mask":
+    def _like(self, predicate: Predicate, name: str) -> "Mask":
         return Mask(
             predicate,
             name,
@@ -366,7 +340,7 @@ class Mask:
             heads=self.heads,
             q_len=self.q_len,
             k_len=self.k_len,
-            min_keys=self.min_keys,
+            min_keys=self._least_keys,
             max_keys=self.max_keys,
             reach=self.reach,
             own_key=self.own_key,
@@ -377,12 +351,42 @@ class Mask:
     def _grouped_name(self) -> str:
         return f"({self.name})" if " & " in self.name or " | " in self.name else self.name
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"mask {self.name} has no truth value: combine masks with &, | and ~, for Python's own "
+            "and, or, not would drop one of them; to ask whether there is a mask, write "
+            "mask is not None"
+        )
+
     def __repr__(self) -> str:
         return self.name
 
     def _repr_html_(self) -> str:
         """Draw the mask in a notebook: queries are rows, keys are columns, filled = may attend."""
         k_len = self.k_len or self.q_len or self.max_keys or self.min_keys or 8
-        q_len = self.q_len or k_len
-        table = self.dense(q_len, k_len, q_offset=0).cpu()
-        return mask_picture(table.reshape(-1, q_len, k_len), self.name)
+        full = (self.batch or 1, self.heads or 1, self.q_len or k_len, k_len)
+        return mask_picture(self._corner, full, self.name)
+
+    def _corner(self, batch: int, heads: int, q_len: int, k_len: int) -> Tensor:
+        """The table of the first batch entries, heads, queries and keys, with nothing beyond."""
+        row = torch.arange(q_len, device=self.device)[:, None]
+        at = self._indices(row, torch.arange(k_len, device=self.device), 0)
+        at = at._replace(batch=at.batch[:batch], head=at.head[:heads])
+        return self._ask(at).expand(batch, heads, q_len, k_len)
+
+
+def _opposite(predicate: Predicate, at: Indices) -> Tensor:
+    return ~predicate(at)
+
+
+def _combined(
+    both: Callable[[Tensor, Tensor], Tensor], one: Predicate, other: Predicate, at: Indices
+) -> Tensor:
+    return both(one(at), other(at))
+
+
+def _not_a_mask(other: object) -> TypeError:
+    return TypeError(
+        f"a mask combines with a mask, got {type(other).__name__}; wrap a bool tensor in "
+        "masks.dense(tensor)"
+    )

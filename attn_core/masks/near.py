@@ -1,10 +1,14 @@
 """Masks of position: which distances between query and key are allowed."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from attn_core.checks import check_sizes
-from attn_core.masks.mask import Indices, Mask, Reach
+from attn_core.checks import check_sizes, is_integer
+from attn_core.masks.mask import Mask
+from attn_core.masks.pairs import Indices, Reach
 
 
 def causal() -> Mask:
@@ -13,7 +17,7 @@ def causal() -> Mask:
     .. math:: j \le i + \mathrm{q\_offset}
 
     Returns:
-        A mask that compares positions. It is always the same object.
+        A mask that compares positions. It is always the same object, copied and pickled too.
 
     Source: Vaswani et al. (2017), section 3.2.3.
 
@@ -26,8 +30,19 @@ def causal() -> Mask:
     return _CAUSAL
 
 
-_CAUSAL = Mask(
-    lambda at: at.key <= at.query,
+def _is_not_later(at: Indices) -> Tensor:
+    return at.key <= at.query
+
+
+class _Causal(Mask):
+    """The one mask that kernels know by its identity, so that no copy may be another object."""
+
+    def __reduce__(self) -> tuple[Callable[[], Mask], tuple[()]]:
+        return causal, ()
+
+
+_CAUSAL = _Causal(
+    _is_not_later,
     "causal()",
     uses_positions=True,
     reach=Reach(right=0),
@@ -64,28 +79,29 @@ def window(left: int | None, right: int | None) -> Mask:
                 [False,  True,  True]])
     """
     for name, keys in (("left", left), ("right", right)):
-        if keys is not None and (not isinstance(keys, int) or isinstance(keys, bool)):
+        if keys is not None and not is_integer(keys):
             raise TypeError(f"{name} must be an integer or None, got {keys!r}")
         if keys is not None and keys < 0:
             raise ValueError(f"{name} must be 0 or more, got {keys}")
 
-    def near(at: Indices) -> Tensor:
-        distance = at.key - at.query
-        inside = torch.ones_like(distance, dtype=torch.bool)
-        if left is not None:
-            inside = inside & (distance >= -left)
-        if right is not None:
-            inside = inside & (distance <= right)
-        return inside
-
     return Mask(
-        near,
+        partial(_is_near, left, right),
         f"window({left}, {right})",
         uses_positions=True,
         reach=Reach(left=left, right=right),
         own_key=True,
         by_distance=True,
     )
+
+
+def _is_near(left: int | None, right: int | None, at: Indices) -> Tensor:
+    distance = at.key - at.query
+    inside = torch.ones_like(distance, dtype=torch.bool)
+    if left is not None:
+        inside = inside & (distance >= -left)
+    if right is not None:
+        inside = inside & (distance <= right)
+    return inside
 
 
 def dilated(left: int, right: int, gap: int) -> Mask:
@@ -121,15 +137,19 @@ def dilated(left: int, right: int, gap: int) -> Mask:
     """
     check_sizes(least=0, left=left, right=right, gap=gap)
     step = gap + 1
-    reach = Reach(left=left * step, right=right * step)
+    return Mask(
+        partial(_is_in_steps, left * step, right * step, step),
+        f"dilated({left}, {right}, gap={gap})",
+        uses_positions=True,
+        reach=Reach(left=left * step, right=right * step),
+        own_key=True,
+        by_distance=True,
+    )
 
-    def spread(at: Indices) -> Tensor:
-        distance = at.key - at.query
-        near = (-reach.left <= distance) & (distance <= reach.right)  # type: ignore[operator]
-        return near & (distance % step == 0)
 
-    name = f"dilated({left}, {right}, gap={gap})"
-    return Mask(spread, name, uses_positions=True, reach=reach, own_key=True, by_distance=True)
+def _is_in_steps(left: int, right: int, step: int, at: Indices) -> Tensor:
+    distance = at.key - at.query
+    return (-left <= distance) & (distance <= right) & (distance % step == 0)
 
 
 def strided(stride: int) -> Mask:
@@ -158,12 +178,16 @@ def strided(stride: int) -> Mask:
     """
     check_sizes(stride=stride)
     return Mask(
-        lambda at: (at.key - at.query) % stride == 0,
+        partial(_is_in_stride, stride),
         f"strided({stride})",
         uses_positions=True,
         own_key=True,
         by_distance=True,
     )
+
+
+def _is_in_stride(stride: int, at: Indices) -> Tensor:
+    return (at.key - at.query) % stride == 0
 
 
 def global_tokens(n: int) -> Mask:
@@ -193,8 +217,12 @@ def global_tokens(n: int) -> Mask:
     """
     check_sizes(least=0, n=n)
     return Mask(
-        lambda at: (at.key < n) | ((at.query >= 0) & (at.query < n)),
+        partial(_is_global, n),
         f"global_tokens({n})",
         uses_positions=True,
         reach=Reach(left=0, right=0, first=n),
     )
+
+
+def _is_global(n: int, at: Indices) -> Tensor:
+    return (at.key < n) | ((at.query >= 0) & (at.query < n))

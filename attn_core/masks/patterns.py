@@ -81,7 +81,7 @@ def bigbird(
     layout = (position[:, None] - position).abs() <= near_blocks // 2
     # Every block that is not near has the same chance; random numbers, ranked, draw without
     # replacement.
-    chance = torch.rand(blocks, blocks, generator=torch.Generator().manual_seed(seed))
+    chance = torch.rand(blocks, blocks, generator=torch.Generator().manual_seed(int(seed)))
     chance[:, :global_blocks] = -1.0
     chance[layout] = -1.0
     drawn = chance.topk(min(random_blocks, blocks), dim=1)

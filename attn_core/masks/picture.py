@@ -1,5 +1,6 @@
 """How a mask draws itself in a notebook."""
 
+from collections.abc import Callable
 from html import escape
 
 from torch import Tensor
@@ -8,12 +9,16 @@ _MOST_TABLES, _MOST_CELLS = 4, 32
 _ALLOWED = "#A5397F"  # the colour of weights in attn_core.plot, which needs Matplotlib
 
 
-def mask_picture(tables: Tensor, name: str) -> str:
+def mask_picture(corner: Callable[..., Tensor], full: tuple[int, ...], name: str) -> str:
     """Inline SVG of a few tables side by side, with a description for screen readers.
 
-    A picture of thousands of pairs would weigh megabytes, so of a large table it shows a corner.
+    A picture of thousands of pairs would weigh megabytes, so of a large table it shows a corner,
+    and asks for no more: ``corner(batch, heads, queries, keys)`` gives the first of each. The
+    ``full`` table has as many as it says.
     """
-    shown, cell, gap = tables[:_MOST_TABLES, :_MOST_CELLS, :_MOST_CELLS], 16, 24
+    most = (_MOST_TABLES, _MOST_TABLES, _MOST_CELLS, _MOST_CELLS)
+    sizes = tuple(min(size, limit) for size, limit in zip(full, most, strict=True))
+    shown, cell, gap = corner(*sizes).reshape(-1, *sizes[2:])[:_MOST_TABLES].cpu(), 16, 24
     count, q_len, k_len = shown.shape
     width, height = count * (k_len * cell + gap) + 16, q_len * cell + 44
     squares = []
@@ -27,10 +32,13 @@ def mask_picture(tables: Tensor, name: str) -> str:
                     f'height="{cell}" fill="{fill}" stroke="#b0b0b0"/>'
                 )
         squares.append(f'<text x="{left}" y="18">keys →</text>')
-    description = f"Mask {name}: {int(tables.sum())} of {tables.numel()} pairs allowed"
-    if shown.numel() < tables.numel():
-        name += f" (shown: {count} of {len(tables)} tables, {q_len} of {tables.shape[1]} queries, "
-        name += f"{k_len} of {tables.shape[2]} keys)"
+    tables = full[0] * full[1]
+    is_whole = shown.numel() == tables * full[2] * full[3]
+    description = f"Mask {name}{'' if is_whole else ', a corner'}: "
+    description += f"{int(shown.sum())} of {shown.numel()} pairs allowed"
+    if not is_whole:
+        name += f" (shown: {count} of {tables} tables, {q_len} of {full[2]} queries, "
+        name += f"{k_len} of {full[3]} keys)"
     return (
         f'<figure style="margin:0;overflow-x:auto"><svg xmlns="http://www.w3.org/2000/svg" '
         f'role="img" aria-label="{escape(description)}" width="{width}" '

@@ -2,6 +2,8 @@
 
 import json
 import re
+import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -10,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_share, check_sizes, check_tokens
+from attn_core.calls import checked_call
+from attn_core.checks import (
+    check_eps,
+    check_flags,
+    check_integers,
+    check_is_token,
+    check_number,
+    check_sequence,
+    check_share,
+    check_sizes,
+    check_tokens,
+)
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.models.weights import load_weights, read_safetensors
 from attn_core.positions import LearnedEncoding, SegmentEncoding
@@ -18,6 +31,7 @@ from attn_core.positions import LearnedEncoding, SegmentEncoding
 __all__ = ["BERT", "MaskedTokenHead"]
 
 
+@checked_call
 class MaskedTokenHead(nn.Module):
     r"""Guess the token at every position, from what the encoder says of it.
 
@@ -42,9 +56,13 @@ class MaskedTokenHead(nn.Module):
         torch.Size([2, 5, 100])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, dim: int, vocab_size: int, eps: float = 1e-12) -> None:
         super().__init__()
         check_sizes(dim=dim, vocab_size=vocab_size)
+        check_number("eps", eps)
+        dim = int(dim)
         self.inner = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -54,6 +72,7 @@ class MaskedTokenHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.inner(states))), embedding, self.bias)
 
 
+@checked_call
 class BERT(nn.Module):
     r"""Give every token a vector that knows the whole text.
 
@@ -95,6 +114,8 @@ class BERT(nn.Module):
         tensor([1.0000, 0.6700, 0.0800])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         vocab_size: int,
@@ -112,7 +133,10 @@ class BERT(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, dim=dim)
+        dim = int(dim)
         check_share("dropout", dropout)
+        check_flags(pooler=pooler, head=head)
+        check_eps(eps)
         self.token_embedding = nn.Embedding(vocab_size, dim)
         self.segment = SegmentEncoding(segments, dim)
         self.position = LearnedEncoding(max_len, dim)
@@ -146,9 +170,10 @@ class BERT(nn.Module):
         check_tokens("ids", ids, self.token_embedding.num_embeddings)
         mask = None
         if is_token is not None:
-            _check_is_token(is_token, ids)
+            check_is_token(is_token, tuple(ids.shape))
             mask = is_token[:, None, None, :]
         segments = torch.zeros_like(ids) if segments is None else segments
+        check_integers("segments", segments)
         x = self.position(self.segment(self.token_embedding(ids), segments))
         return self.encoder(self.dropout(self.embedding_norm(x)), mask=mask)
 
@@ -180,10 +205,12 @@ class BERT(nn.Module):
             ``(batch, dim)``, between −1 and 1.
 
         Raises:
-            ValueError: if the model has no pooler.
+            ValueError: if the model has no pooler, or ``states`` has another shape.
+            TypeError: if ``states`` is no tensor.
         """
         if self.pooler is None:
             raise ValueError("this model has no pooler: make it with pooler=True")
+        self._check_states(states)
         return torch.tanh(self.pooler(states[:, 0]))
 
     def guess(self, states: Tensor) -> Tensor:
@@ -196,15 +223,27 @@ class BERT(nn.Module):
             ``(batch, L, vocab_size)``.
 
         Raises:
-            ValueError: if the model has no head.
+            ValueError: if the model has no head, or ``states`` has another shape.
+            TypeError: if ``states`` is no tensor.
         """
         if self.head is None:
             raise ValueError("this model has no head for masked tokens: make it with head=True")
+        self._check_states(states)
         return self.head(states, self.token_embedding.weight)
+
+    def _check_states(self, states: Tensor) -> None:
+        dim = self.token_embedding.embedding_dim
+        check_sequence("states", states, dim)
+        if states.ndim != 3:
+            raise ValueError(f"states must be (batch, L, {dim}), got {tuple(states.shape)}")
 
     @classmethod
     def from_safetensors(cls, path: str | PathLike[str]) -> Self:
         """Load trained weights, with a pooler or a head if the file has one.
+
+        Other heads, which tell whether a sentence follows, name a class, or mark a span, stand
+        behind the encoder and change nothing that it returns. A warning names them, and they are
+        left out.
 
         Args:
             path: a folder with ``model.safetensors`` and ``config.json`` as Hugging Face writes
@@ -225,7 +264,7 @@ class BERT(nn.Module):
         for name, value in wanted.items():
             if config.get(name, value) != value:
                 raise ValueError(f"{name} must be {value!r}, got {config[name]!r} in {path}")
-        tensors = _renamed(read_safetensors(file))
+        tensors = _without_other_heads(_renamed(read_safetensors(file)), path)
         needed = [
             "token_embedding.weight",
             "segment.weight",
@@ -256,8 +295,13 @@ class BERT(nn.Module):
 
 from_safetensors = BERT.from_safetensors
 
-# Hugging Face's names, and ours.
+# What Hugging Face calls the heads that the class has not: next sentence, classes, spans.
+_OTHER_HEADS = ("cls.seq_relationship.", "classifier.", "qa_outputs.")
+
+# Hugging Face's names, and ours; what was converted from TensorFlow has gamma and beta.
 _RENAMED = {
+    r"LayerNorm\.gamma$": "LayerNorm.weight",
+    r"LayerNorm\.beta$": "LayerNorm.bias",
     r"^bert\.": "",
     r"^embeddings\.word_embeddings": "token_embedding",
     r"^embeddings\.token_type_embeddings": "segment",
@@ -296,11 +340,10 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_is_token(is_token: object, ids: Tensor) -> None:
-    if not isinstance(is_token, Tensor) or is_token.dtype != torch.bool:
-        seen = getattr(is_token, "dtype", type(is_token).__name__)
-        raise TypeError(f"is_token must be a bool tensor, False on padding, got {seen}")
-    if is_token.shape != ids.shape:
-        raise ValueError(
-            f"is_token must be {tuple(ids.shape)} like ids, got {tuple(is_token.shape)}"
-        )
+def _without_other_heads(
+    tensors: dict[str, Tensor], path: str | PathLike[str]
+) -> dict[str, Tensor]:
+    left_out = sorted(name for name in tensors if name.startswith(_OTHER_HEADS))
+    if left_out:
+        warnings.warn(f"{path} has heads that BERT has not: {left_out} are left out", stacklevel=3)
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}

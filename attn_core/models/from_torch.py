@@ -30,17 +30,18 @@ def copy_stack(cls: type[Stack], stack: Any, expected: type[nn.Module]) -> Stack
         raise TypeError(f"stack must be a {expected.__name__}, got {type(stack).__name__}")
     layers: Any = stack.layers
     layer = layers[0]
-    if layer.linear1.bias is None:
-        raise ValueError("stack has no biases, which cannot be copied")
     activation = _ACTIVATIONS.get(layer.activation) or _ACTIVATIONS.get(type(layer.activation))
-    if activation is None or getattr(layer.activation, "approximate", "none") != "none":
+    if activation is None:
         raise ValueError(f"activation must be ReLU or GELU, got {layer.activation!r}")
+    if getattr(layer.activation, "approximate", "none") == "tanh":
+        activation = "gelu_tanh"
     copy = cls(
         layer.linear1.in_features,
         layer.self_attn.num_heads,
         len(layers),
         hidden_dim=layer.linear1.out_features,
         activation=activation,
+        bias=layer.linear1.bias is not None,
         norm="pre" if layer.norm_first else "post",
         dropout=layer.dropout.p,
         eps=layer.norm1.eps,

@@ -1,5 +1,6 @@
 """Attention on graphs: a node gathers from its neighbours, and the edges are the mask."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -7,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
+    check_flags,
     check_floating_point,
     check_number,
     check_same_kind,
@@ -20,6 +23,7 @@ __all__ = ["GAT", "GraphAttention"]
 Version = Literal[1, 2]
 
 
+@checked_call
 class GraphAttention(nn.Module):
     r"""Let every node of a graph gather from its neighbours, several heads side by side.
 
@@ -71,6 +75,8 @@ class GraphAttention(nn.Module):
         (torch.Size([3, 8]), [0.5, 0.5, 0.0])
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(
         self,
         in_dim: int,
@@ -85,9 +91,10 @@ class GraphAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(in_dim=in_dim, head_dim=head_dim, heads=heads)
-        if version not in (1, 2) or isinstance(version, bool):
+        if not isinstance(version, int) or version not in (1, 2) or isinstance(version, bool):
             raise ValueError(f"version must be 1 or 2, got {version!r}")
         check_number("negative_slope", negative_slope)
+        check_flags(concat=concat, self_loops=self_loops)
         check_share("dropout", dropout)
         self.heads = heads
         self.version = version
@@ -123,6 +130,7 @@ class GraphAttention(nn.Module):
             ValueError: if ``x`` or ``adjacency`` has the wrong shape.
             TypeError: if ``x`` is not floating point, or ``adjacency`` not bool.
         """
+        check_flags(return_weights=return_weights)
         _check_graph(x, adjacency, self.key_proj)
         if self.self_loops:
             adjacency = adjacency | torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
@@ -161,6 +169,7 @@ class GraphAttention(nn.Module):
         return f"heads={self.heads}, version={self.version}, self_loops={self.self_loops}"
 
 
+@checked_call
 class GAT(nn.Module):
     r"""Classify the nodes of a graph by two layers of graph attention.
 
@@ -197,6 +206,8 @@ class GAT(nn.Module):
         >>> model(torch.ones(5, 3), torch.eye(5).bool()).shape
         torch.Size([5, 2])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

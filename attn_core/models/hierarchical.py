@@ -1,5 +1,6 @@
 """The hierarchical attention network: words make sentences, and sentences make a document."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import checked_call
 from attn_core.checks import check_batch, check_share, check_sizes
 from attn_core.data.vocabulary import PAD
 from attn_core.masks import padding
@@ -29,6 +31,7 @@ class Classification(NamedTuple):
     sentence_weights: Tensor
 
 
+@checked_call
 class ReadAndAttend(nn.Module):
     r"""Read a sequence in both directions, and let attention sum it up in one vector.
 
@@ -36,6 +39,9 @@ class ReadAndAttend(nn.Module):
         h_t = [\overrightarrow{\mathrm{GRU}}(x)_t; \overleftarrow{\mathrm{GRU}}(x)_t], \qquad
         u_t = \tanh(W h_t + b), \qquad
         c = \sum_t \operatorname{softmax}_t(u_t \cdot q) \, h_t
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         dim: width of the sequence.
@@ -58,6 +64,8 @@ class ReadAndAttend(nn.Module):
         >>> reader(torch.ones(2, 5, 3), torch.tensor([5, 2])).output.shape
         torch.Size([2, 8])
     """
+
+    __call__: Callable[..., AttentionOutput]
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -112,6 +120,7 @@ class ReadAndAttend(nn.Module):
             )
 
 
+@checked_call
 class HierarchicalClassifier(nn.Module):
     r"""Classify documents: attention sums words up to sentences, and sentences to a document.
 
@@ -122,6 +131,9 @@ class HierarchicalClassifier(nn.Module):
 
     The two levels of attention are those of :class:`attn_core.modules.HierarchicalAttention`; here
     each follows a recurrent layer that is told where the padding begins.
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         vocabulary_size: number of words, the padding (0) among them.
@@ -152,6 +164,8 @@ class HierarchicalClassifier(nn.Module):
         >>> model.classify(documents).sentence_weights[1].tolist()
         [1.0, 0.0]
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_number, check_share, check_sizes
+from attn_core.calls import checked_call
+from attn_core.checks import check_flags, check_number, check_share, check_sizes
 from attn_core.data.vocabulary import BOS, EOS, PAD, UNKNOWN, Vocabulary
 from attn_core.models.copying import coverage_loss, pointer_mixture
 from attn_core.models.seq2seq import Encoder, Memory, attend
@@ -45,6 +47,7 @@ class Generation(NamedTuple):
     p_generate: Tensor
 
 
+@checked_call
 class PointerGenerator(nn.Module):
     r"""A recurrent encoder–decoder that writes words, or copies them from the source.
 
@@ -59,6 +62,9 @@ class PointerGenerator(nn.Module):
     Source and target share one vocabulary. Words that it lacks have numbers from its size on, see
     :func:`~attn_core.models.copying.copy_batch`; they are read as ``<unk>``, but copied as what
     they are. The paper has LSTMs where this has GRUs.
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         vocabulary: the words that can be generated.
@@ -85,6 +91,8 @@ class PointerGenerator(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -97,6 +105,7 @@ class PointerGenerator(nn.Module):
         super().__init__()
         check_sizes(embedding_dim=embedding_dim, hidden_dim=hidden_dim)
         check_share("dropout", dropout)
+        check_flags(use_coverage=use_coverage)
         self.vocabulary_size = len(vocabulary)
         self.embedding = nn.Embedding(len(vocabulary), embedding_dim, padding_idx=PAD)
         self.encoder = Encoder(embedding_dim, hidden_dim)

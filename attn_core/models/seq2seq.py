@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import attention
-from attn_core.checks import check_tokens
+from attn_core.calls import checked_call
+from attn_core.checks import check_flags, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from attn_core.scores import Additive, Bilinear
 
@@ -186,10 +187,14 @@ DECODERS: dict[str | None, type[Decoder]] = {
 }
 
 
+@checked_call
 class Seq2Seq(nn.Module):
     r"""A GRU encoder–decoder that turns one sequence of tokens into another.
 
     .. math:: p(y \mid x) = \prod_t p(y_t \mid y_1, \dots, y_{t-1}, x)
+
+    It packs its input by lengths, and so reads numbers at every call: ``torch.compile`` breaks its
+    graph there, and it can be neither exported nor called on the meta device.
 
     Args:
         source_vocab: the tokens of the source.
@@ -203,7 +208,9 @@ class Seq2Seq(nn.Module):
         dropout: share of the embeddings' and features' entries that training sets to zero.
 
     Raises:
-        ValueError: ``attention`` is none of the three, or a width is not positive.
+        ValueError: ``attention`` is none of the three, a width is not positive, or ``dropout`` is
+            not in [0, 1).
+        TypeError: a width is no integer, or ``bidirectional`` not True or False.
 
     Source: without attention Cho et al. (2014), whose decoder sees the summary at every step, where
     that of Sutskever, Vinyals and Le (2014) only starts from it; ``"bahdanau"`` Bahdanau, Cho and
@@ -220,6 +227,8 @@ class Seq2Seq(nn.Module):
         torch.Size([2, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         source_vocab: Vocabulary,
@@ -234,9 +243,9 @@ class Seq2Seq(nn.Module):
         super().__init__()
         if attention not in DECODERS:
             raise ValueError(f"attention must be None, 'bahdanau' or 'luong', got {attention!r}")
-        for name, width in (("embedding_dim", embedding_dim), ("hidden_dim", hidden_dim)):
-            if width < 1:
-                raise ValueError(f"{name} must be at least 1, got {width}")
+        check_sizes(embedding_dim=embedding_dim, hidden_dim=hidden_dim)
+        check_flags(bidirectional=bidirectional)
+        check_share("dropout", dropout)
         self.attention = attention
         self.source_embedding = nn.Embedding(len(source_vocab), embedding_dim, padding_idx=PAD)
         self.encoder = Encoder(embedding_dim, hidden_dim, bidirectional)
@@ -348,9 +357,9 @@ class Seq2Seq(nn.Module):
 
         Raises:
             ValueError: ``max_length`` is less than 1.
+            TypeError: it is no integer.
         """
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        check_sizes(max_length=max_length)
         memory = self.encode(source)
         state = memory.summary
         token = torch.full((len(source), 1), BOS, device=source.device)

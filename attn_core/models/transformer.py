@@ -1,13 +1,16 @@
 """The Transformer: a stack that reads, a stack that writes, and the two together."""
 
 import math
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_share, check_sizes, check_tokens
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import check_flags, check_sequence, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
 from attn_core.models.block import Block, BlockCache, BlockOutput
@@ -15,6 +18,8 @@ from attn_core.models.from_torch import copy_stack
 from attn_core.positions import SinusoidalEncoding
 
 __all__ = ["StackOutput", "Transformer", "TransformerDecoder", "TransformerEncoder"]
+
+BlockMask: TypeAlias = Tensor | Mask | None
 
 
 class StackOutput(NamedTuple):
@@ -32,16 +37,28 @@ class StackOutput(NamedTuple):
     memory_weights: list[Tensor]
 
 
+def tokens_seen(cache: list[BlockCache] | None) -> int:
+    """How many tokens a cache has seen, which is the position of the next one; 0 without one."""
+    if cache is None:
+        return 0
+    is_ours = isinstance(cache, list) and all(isinstance(entry, BlockCache) for entry in cache)
+    if not is_ours or not cache:
+        raise TypeError(f"cache must be what new_cache gave, got {cache!r}")
+    return cache[0].length
+
+
 class _Stack(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, final_norm: bool | None, **block: Any):
         super().__init__()
         check_sizes(dim=dim, heads=heads, layers=layers)
+        dim = int(dim)
+        if final_norm is not None:
+            check_flags(final_norm=final_norm)
         blocks = [Block(dim, heads, **block) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
-        # Before the norm, a pre-norm stack is a sum of as many terms as it has layers.
-        has_norm = blocks[0].norm == "pre" if final_norm is None else final_norm
-        eps = blocks[0].attention_norm.eps
-        self.final_norm = nn.LayerNorm(dim, eps=eps) if has_norm else nn.Identity()
+        # Before the norm, such a stack is a sum of as many terms as it has layers.
+        has_norm = blocks[0].norm != "post" if final_norm is None else final_norm
+        self.final_norm = deepcopy(blocks[0].attention_norm) if has_norm else nn.Identity()
 
     def _run(
         self,
@@ -49,15 +66,27 @@ class _Stack(nn.Module):
         memory: Tensor | None,
         cache: list[BlockCache] | None,
         return_weights: bool,
-        **masks: Any,
+        mask: BlockMask | Sequence[BlockMask],
+        **options: Any,
     ) -> Tensor | StackOutput:
+        masks = mask if isinstance(mask, Sequence) else [mask] * len(self.blocks)
+        if len(masks) != len(self.blocks):
+            raise ValueError(f"mask has {len(masks)} entries for {len(self.blocks)} blocks")
+        tokens_seen(cache)
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(f"cache has {len(cache)} entries for {len(self.blocks)} blocks")
         weights: list[Tensor] = []
         memory_weights: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             entry = None if cache is None else cache[number]
-            result = block(x, memory, cache=entry, return_weights=return_weights, **masks)
+            result = block(
+                x,
+                memory,
+                mask=masks[number],
+                cache=entry,
+                return_weights=return_weights,
+                **options,
+            )
             if isinstance(result, BlockOutput):
                 x = result.output
                 weights.append(result.weights)
@@ -69,6 +98,7 @@ class _Stack(nn.Module):
         return StackOutput(x, weights, memory_weights) if return_weights else x
 
 
+@checked_call
 class TransformerEncoder(_Stack):
     r"""A stack of blocks in which every token may attend to every other one.
 
@@ -78,8 +108,8 @@ class TransformerEncoder(_Stack):
         dim: width of the sequence.
         heads: number of heads of every block.
         layers: number of blocks, N.
-        final_norm: whether a norm ends the stack; by default yes with pre-norm, which needs it,
-            and no with post-norm, whose blocks end with one.
+        final_norm: whether a norm ends the stack; by default yes, but for post-norm, whose
+            blocks end with one.
         **block: the other arguments of :class:`attn_core.models.block.Block`: ``hidden_dim``,
             ``activation``, ``norm``, ``dropout``, ...
 
@@ -101,20 +131,31 @@ class TransformerEncoder(_Stack):
         torch.Size([2, 5, 16])
     """
 
+    __call__: TensorOrWeights[StackOutput]
+
     def __init__(
         self, dim: int, heads: int, layers: int, *, final_norm: bool | None = None, **block: Any
     ) -> None:
         super().__init__(dim, heads, layers, final_norm, **block)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | Mask | None = None, return_weights: bool = False
+        self,
+        x: Tensor,
+        *,
+        mask: BlockMask | Sequence[BlockMask] = None,
+        return_weights: bool = False,
     ) -> Tensor | StackOutput:
-        """Read ``x`` ``(batch, L, dim)``; ``mask`` says which token may attend which.
+        """Read ``x`` ``(batch, L, dim)``.
+
+        Args:
+            x: ``(batch, L, dim)``.
+            mask: which token may attend which; a list has one mask for every block.
+            return_weights: whether to return the weights too.
 
         Returns:
             ``(batch, L, dim)``, or :class:`StackOutput`.
         """
-        return self._run(x, None, None, return_weights, mask=mask)
+        return self._run(x, None, None, return_weights, mask)
 
     @classmethod
     def from_torch(cls, stack: nn.TransformerEncoder) -> Self:
@@ -128,11 +169,12 @@ class TransformerEncoder(_Stack):
 
         Raises:
             TypeError: if ``stack`` is no :class:`torch.nn.TransformerEncoder`.
-            ValueError: if it has no biases, or an activation that is neither ReLU nor GELU.
+            ValueError: if its activation is neither ReLU nor GELU.
         """
         return copy_stack(cls, stack, nn.TransformerEncoder)
 
 
+@checked_call
 class TransformerDecoder(_Stack):
     r"""A stack of blocks in which a token attends to itself and those before it, and to a memory.
 
@@ -166,6 +208,8 @@ class TransformerDecoder(_Stack):
         (torch.Size([2, 1, 16]), 6)
     """
 
+    __call__: TensorOrWeights[StackOutput]
+
     def __init__(
         self,
         dim: int,
@@ -183,7 +227,7 @@ class TransformerDecoder(_Stack):
         x: Tensor,
         memory: Tensor | None = None,
         *,
-        mask: Tensor | Mask | None = causal(),  # noqa: B008 - it is always the same object
+        mask: BlockMask | Sequence[BlockMask] = causal(),  # noqa: B008 - always the same object
         memory_mask: Tensor | Mask | None = None,
         cache: list[BlockCache] | None = None,
         return_weights: bool = False,
@@ -193,7 +237,7 @@ class TransformerDecoder(_Stack):
         Args:
             x: ``(batch, L, dim)``.
             memory: ``(batch, S, dim)``, what the encoder returned.
-            mask: which token may attend which.
+            mask: which token may attend which; a list has one mask for every block.
             memory_mask: which token may attend which vector of the memory.
             cache: what :meth:`new_cache` gave; then ``x`` holds the new tokens only.
             return_weights: whether to return the weights too.
@@ -201,7 +245,7 @@ class TransformerDecoder(_Stack):
         Returns:
             ``(batch, L, dim)``, or :class:`StackOutput`.
         """
-        return self._run(x, memory, cache, return_weights, mask=mask, memory_mask=memory_mask)
+        return self._run(x, memory, cache, return_weights, mask, memory_mask=memory_mask)
 
     def new_cache(self, **options: Any) -> list[BlockCache]:
         """An empty cache per block, with these options of :class:`attn_core.modules.KVCache`."""
@@ -220,11 +264,12 @@ class TransformerDecoder(_Stack):
 
         Raises:
             TypeError: if ``stack`` is no :class:`torch.nn.TransformerDecoder`.
-            ValueError: if it has no biases, or an activation that is neither ReLU nor GELU.
+            ValueError: if its activation is neither ReLU nor GELU.
         """
         return copy_stack(cls, stack, nn.TransformerDecoder)
 
 
+@checked_call
 class Transformer(nn.Module):
     r"""An encoder–decoder that turns one sequence of tokens into another.
 
@@ -263,6 +308,8 @@ class Transformer(nn.Module):
         >>> model.generate(source, max_length=5).shape[0]
         2
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -320,11 +367,12 @@ class Transformer(nn.Module):
             ``(batch, T, target_size)``.
         """
         check_tokens("target", target, self.target_embedding.num_embeddings)
+        check_sequence("memory", memory, self.target_embedding.embedding_dim)
         if len(target) != len(memory):
             raise ValueError(
                 f"source and target must have as many rows, got {len(memory)} and {len(target)}"
             )
-        start = 0 if cache is None else cache[0].length
+        start = tokens_seen(cache)
         embedded = self._embed(target, self.target_embedding, start)
         states = self.decoder(embedded, memory, memory_mask=memory_mask, cache=cache)
         return F.linear(states, self.target_embedding.weight)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.data.catalogues import Pair
 from attn_core.data.vocabulary import Vocabulary
 from attn_core.models.seq2seq import LuongDecoder, Seq2Seq
@@ -45,6 +46,7 @@ class ScaledBilinear(Bilinear):
         return super().forward(query, key) / key.shape[-1] ** 0.5
 
 
+@checked_call
 class Translator:
     """A `Seq2Seq` and its two vocabularies, for sentences whose tokens are joined by spaces.
 

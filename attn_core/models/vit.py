@@ -1,11 +1,13 @@
 """A Transformer that sees: an image is a sentence of patches."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_same_kind, check_share, check_sizes
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.positions import LearnedEncoding
@@ -13,6 +15,7 @@ from attn_core.positions import LearnedEncoding
 __all__ = ["ViT"]
 
 
+@checked_call
 class ViT(nn.Module):
     r"""Classify an image from the patches that it is cut into.
 
@@ -49,6 +52,8 @@ class ViT(nn.Module):
         >>> model(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

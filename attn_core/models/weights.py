@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def read_ctranslate2(path: str | PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors into the parameters of a model: all of them, into all of them.
 
     Args:
@@ -146,6 +147,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     Raises:
         ValueError: if one is missing or too many, or has another shape; the message names them.
+        TypeError: if ``model`` is no module, or ``tensors`` no dict of tensors.
 
     Source: :meth:`torch.nn.Module.load_state_dict`, which does the copying.
 
@@ -155,6 +157,13 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         Traceback (most recent call last):
         ValueError: the weights do not fit Linear: missing ['bias'], unexpected [], other shapes []
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, got {type(model).__name__}")
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"tensors must be a dict of tensors, got {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
     expected = model.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())

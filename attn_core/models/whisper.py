@@ -1,6 +1,7 @@
 """Whisper: an encoder that hears, and a decoder that writes down what was said."""
 
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -9,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes, check_tokens
 from attn_core.models.block import BlockCache
 from attn_core.models.spectrogram import log_mel
-from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
+from attn_core.models.transformer import TransformerDecoder, TransformerEncoder, tokens_seen
 from attn_core.models.weights import load_weights, read_ctranslate2
 from attn_core.positions import LearnedEncoding
 
@@ -35,6 +37,7 @@ class Rules(NamedTuple):
     not_first: tuple[int, ...] = ()
 
 
+@checked_call
 class Whisper(nn.Module):
     r"""Write down speech, and show for every token which moment of the sound it came from.
 
@@ -49,7 +52,9 @@ class Whisper(nn.Module):
         vocab_size: number of tokens.
         dim: width of a vector.
         heads: number of heads.
-        layers: number of blocks of the encoder, and of the decoder.
+        layers: number of blocks of the encoder.
+        decoder_layers: number of blocks of the decoder; by default ``layers``. Distilled models
+            have fewer.
         bands: number of bands of pitches in the spectrogram.
         max_frames: number of positions of the encoder, fiftieths of a second.
         max_len: number of positions of the decoder, tokens.
@@ -62,7 +67,8 @@ class Whisper(nn.Module):
             the vocabulary, or a sound or a text is too long.
         TypeError: if a size is not an integer, or an input has the wrong dtype.
 
-    Source: Radford et al. (2023), section 2.2; tiny.en is 51864, 384, 6, 4.
+    Source: Radford et al. (2023), section 2.2; tiny.en is 51864, 384, 6, 4. Gandhi et al.
+    (2023) for a decoder with fewer blocks.
 
     Example:
         >>> import torch
@@ -75,6 +81,8 @@ class Whisper(nn.Module):
         torch.Size([1, 4, 6, 1, 50])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         vocab_size: int,
@@ -82,6 +90,7 @@ class Whisper(nn.Module):
         heads: int,
         layers: int,
         *,
+        decoder_layers: int | None = None,
         bands: int = 80,
         max_frames: int = 1500,
         max_len: int = 448,
@@ -98,7 +107,9 @@ class Whisper(nn.Module):
         self.encoder = TransformerEncoder(dim, heads, layers, norm="pre")
         self.embedding = nn.Embedding(vocab_size, dim)
         self.position = LearnedEncoding(max_len, dim)
-        self.decoder = TransformerDecoder(dim, heads, layers, norm="pre")
+        decoder_layers = layers if decoder_layers is None else decoder_layers
+        check_sizes(decoder_layers=decoder_layers)
+        self.decoder = TransformerDecoder(dim, heads, decoder_layers, norm="pre")
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def encode(self, spectrogram: Tensor) -> Tensor:
@@ -137,8 +148,7 @@ class Whisper(nn.Module):
         Returns:
             ``(batch, T, vocab_size)``.
         """
-        start = 0 if cache is None else cache[0].length
-        states = self.decoder(self._embed(ids, start), memory, cache=cache)
+        states = self.decoder(self._embed(ids, tokens_seen(cache)), memory, cache=cache)
         return F.linear(states, self.embedding.weight)
 
     def forward(self, spectrogram: Tensor, ids: Tensor) -> Tensor:
@@ -247,7 +257,8 @@ class Whisper(nn.Module):
             vocab_size,
             dim,
             settings["decoder/num_heads"],
-            1 + max(int(name.split(".")[2]) for name in renamed if ".blocks." in name),
+            _blocks("encoder", renamed),
+            decoder_layers=_blocks("decoder", renamed),
             bands=renamed["conv1.weight"].shape[1],
             max_frames=len(renamed["frame_position.weight"]),
             max_len=len(renamed["position.weight"]),
@@ -292,6 +303,11 @@ _PROJECTIONS = {
     ".attention.linear_0": ["query_proj", "key_proj", "value_proj"],
     ".attention.linear_1": ["out_proj"],
 }
+
+
+def _blocks(part: str, renamed: dict[str, Tensor]) -> int:
+    numbers = [int(name.split(".")[2]) for name in renamed if name.startswith(f"{part}.blocks.")]
+    return 1 + max(numbers, default=-1)
 
 
 def _renamed(variables: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes
 from attn_core.masks import Mask, causal
 
 
+@checked_call
 class KVCache:
     r"""Keep the keys and values of the tokens that were seen, so that a new one computes its own.
 
@@ -24,6 +27,7 @@ class KVCache:
 
     While gradients are enabled a cache makes new tensors with :func:`torch.cat`, and the graph
     reaches back through all of them; in place it writes only under :func:`torch.no_grad`.
+    :func:`copy.copy` gives a cache with memory of its own.
 
     Args:
         max_len: how many tokens there is room for; None for as many as come.
@@ -79,6 +83,14 @@ class KVCache:
         self._first = 0
         self._end = 0
         self.holds_memory = False
+
+    def __copy__(self) -> Self:
+        """A cache that goes on by itself: what one of the two is given, the other does not see."""
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        if self._keys is not None and self._values is not None:
+            other._keys, other._values = self._keys.clone(), self._values.clone()
+        return other
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
         """Append new keys and values, and give what the new queries may look at.
@@ -258,6 +270,7 @@ class KVCache:
         # What was made in inference mode may not be written to outside of it.
         is_sealed = (
             self._keys is not None
+            and not torch.compiler.is_compiling()
             and self._keys.is_inference()
             and not torch.is_inference_mode_enabled()
         )

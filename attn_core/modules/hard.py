@@ -1,5 +1,6 @@
 """Hard attention: look at one key only, drawn at random, and learn from what comes of it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,8 @@ class HardAttention(nn.Module):
         >>> seen.log_prob.exp()
         tensor([[0.3333, 0.3333, 0.3333]])
     """
+
+    __call__: Callable[..., HardAttentionOutput]
 
     def __init__(self, *, score: Score | None = None) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_same_kind, check_sequence, check_sizes
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import check_same_kind, check_sequence, check_sizes, projected
 
 
 class HierarchicalOutput(NamedTuple):
@@ -32,6 +33,7 @@ class HierarchicalOutput(NamedTuple):
     sentence_weights: Tensor
 
 
+@checked_call
 class HierarchicalAttention(nn.Module):
     r"""Sum the words of each sentence up, then the sentences of each document.
 
@@ -79,6 +81,8 @@ class HierarchicalAttention(nn.Module):
         0.0
     """
 
+    __call__: TensorOrWeights[HierarchicalOutput]
+
     def __init__(
         self,
         dim: int,
@@ -97,6 +101,8 @@ class HierarchicalAttention(nn.Module):
             raise ValueError(
                 f"sentence_dim {sentence_dim} needs a sentence_encoder that makes it from dim {dim}"
             )
+        self.dim = dim
+        self.sentence_dim = sentence_dim
         self.word_proj = nn.Linear(dim, hidden_dim)
         self.word_query = nn.Parameter(torch.empty(hidden_dim))
         self.sentence_encoder = sentence_encoder
@@ -122,12 +128,11 @@ class HierarchicalAttention(nn.Module):
             ValueError: if ``x``, ``mask`` or what ``sentence_encoder`` gives has the wrong shape.
             TypeError: if ``x`` is no tensor, or ``mask`` not bool.
         """
-        check_sequence("x", x, self.word_proj.in_features)
+        check_sequence("x", x, self.dim)
         check_same_kind("x", x, "the layer", self.word_query)
         if x.ndim != 4:
             raise ValueError(
-                f"x must be (batch, sentences, words, {self.word_proj.in_features}), got x "
-                f"{tuple(x.shape)}"
+                f"x must be (batch, sentences, words, {self.dim}), got x {tuple(x.shape)}"
             )
         mask = _checked_mask(mask, x)
         # Before any layer reads it: the padding may hold anything, NaN too.
@@ -136,7 +141,7 @@ class HierarchicalAttention(nn.Module):
         has_words = mask.any(-1)
         if self.sentence_encoder is not None:
             sentences = self.sentence_encoder(sentences)
-            _check_encoded(sentences, (*x.shape[:2], self.sentence_proj.in_features))
+            _check_encoded(sentences, (*x.shape[:2], self.sentence_dim))
         document, sentence_weights = _pool(
             sentences, has_words, self.sentence_proj, self.sentence_query
         )
@@ -145,12 +150,12 @@ class HierarchicalAttention(nn.Module):
         return document
 
     def extra_repr(self) -> str:
-        return f"dim={self.word_proj.in_features}, hidden_dim={len(self.word_query)}"
+        return f"dim={self.dim}, hidden_dim={len(self.word_query)}"
 
 
-def _pool(x: Tensor, mask: Tensor, project: nn.Linear, query: Tensor) -> tuple[Tensor, Tensor]:
+def _pool(x: Tensor, mask: Tensor, projection: nn.Module, query: Tensor) -> tuple[Tensor, Tensor]:
     """One level: ``(..., length, dim)`` to ``(..., dim)``, and the weights ``(..., length)``."""
-    keys = torch.tanh(project(x))
+    keys = torch.tanh(projected("x", x, projection))
     result = attention(
         query.expand(*x.shape[:-2], 1, -1).to(keys.dtype)[..., None, :, :],
         keys[..., None, :, :],

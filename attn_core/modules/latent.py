@@ -1,17 +1,28 @@
 """Multi-head latent attention: all keys and values of a token come from one small vector."""
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import (
+    check_mask_dimensions,
+    check_number,
+    check_share,
+    check_sizes,
+    check_vectors,
+    projected,
+)
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
+from attn_core.modules.multi_head import normed, rotated
 from attn_core.positions import Rotary
 
 
+@checked_call
 class MultiHeadLatentAttention(nn.Module):
     r"""Attend in many heads whose keys and values are unfolded from one small latent vector.
 
@@ -53,6 +64,9 @@ class MultiHeadLatentAttention(nn.Module):
         rotary: what turns it; by default ``positions.Rotary()``. A released model may need
             ``Rotary(pairing="interleaved")``.
         norm: whether the latents pass an RMS norm, as in the paper's models.
+        eps: added to the mean square in these norms.
+        scale: multiplies the scores; by default :math:`1 / \sqrt{D + D_R}`. Models whose positions
+            were stretched by YaRN have another.
         dropout: share of weights dropped, while training only.
 
     Attributes:
@@ -67,7 +81,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     Raises:
         ValueError: if a size is not positive, sizes do not divide, ``rotary_dim`` is odd,
-            ``dropout`` is not in [0, 1), or an input has the wrong shape.
+            ``dropout`` is not in [0, 1), ``eps`` is negative, or an input has the wrong shape.
         TypeError: if a size is not an integer, ``rotary`` no module, or an input not a tensor.
 
     Source: DeepSeek-AI (2024), section 2.1 and appendix C.
@@ -83,6 +97,8 @@ class MultiHeadLatentAttention(nn.Module):
         20
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(
         self,
         dim: int,
@@ -95,10 +111,13 @@ class MultiHeadLatentAttention(nn.Module):
         rotary_dim: int | None = None,
         rotary: nn.Module | None = None,
         norm: bool = True,
+        eps: float = 1e-6,
+        scale: float | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads, kv_rank=kv_rank)
+        kv_rank = int(kv_rank)
         if head_dim is None:
             if dim % heads:
                 raise ValueError(f"dim must be a multiple of heads, got dim {dim}, heads {heads}")
@@ -111,13 +130,25 @@ class MultiHeadLatentAttention(nn.Module):
             raise ValueError(f"rotary_dim must be even, got {rotary_dim}")
         if query_rank is not None:
             check_sizes(query_rank=query_rank)
+            query_rank = int(query_rank)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
+        check_number("eps", eps)
+        if eps < 0:
+            raise ValueError(f"eps must be 0 or more, got {eps}")
+        if scale is not None:
+            check_number("scale", scale)
         check_share("dropout", dropout)
+        self.dim = dim
         self.heads = heads
+        self.kv_rank = kv_rank
+        self.head_dim = head_dim
+        self.value_dim = value_dim
+        self.rotary_dim = rotary_dim
+        self.scale = 1 / math.sqrt(head_dim + rotary_dim) if scale is None else float(scale)
         self.dropout = dropout
         self.latent_proj = nn.Linear(dim, kv_rank, bias=False)
-        self.latent_norm = nn.RMSNorm(kv_rank) if norm else nn.Identity()
+        self.latent_norm = nn.RMSNorm(kv_rank, eps=eps) if norm else nn.Identity()
         self.rotary_key_proj = nn.Linear(dim, rotary_dim, bias=False)
         self.key_proj = nn.Linear(kv_rank, heads * head_dim, bias=False)
         self.value_proj = nn.Linear(kv_rank, heads * value_dim, bias=False)
@@ -125,7 +156,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.query_latent_norm: nn.Module = nn.Identity()
         if query_rank is not None:
             self.query_latent_proj = nn.Linear(dim, query_rank, bias=False)
-            self.query_latent_norm = nn.RMSNorm(query_rank) if norm else nn.Identity()
+            self.query_latent_norm = nn.RMSNorm(query_rank, eps=eps) if norm else nn.Identity()
         query_width = dim if query_rank is None else query_rank
         self.query_proj = nn.Linear(query_width, heads * head_dim, bias=False)
         self.rotary_query_proj = nn.Linear(query_width, heads * rotary_dim, bias=False)
@@ -148,7 +179,8 @@ class MultiHeadLatentAttention(nn.Module):
             mask: a mask, or bool ``(L, S)`` or ``(batch, heads, L, S)``, True = may attend.
             cache: what earlier calls left, and where this one leaves its latents and rotary keys.
             absorbed: whether to attend over the latents themselves; by default whatever takes fewer
-                multiplications for these L and S.
+                multiplications for these L and S, and not where ``key_proj`` or ``value_proj`` is
+                no plain linear layer.
             return_weights: whether to return the weights ``(batch, heads, L, S)`` too.
 
         Returns:
@@ -158,23 +190,27 @@ class MultiHeadLatentAttention(nn.Module):
             ValueError: if ``x`` or ``mask`` has the wrong shape, or ``cache`` does not fit.
             TypeError: if ``x`` is not a tensor, ``mask`` is not bool, or ``cache`` no cache.
         """
-        check_batch("x", x, self.latent_proj.weight)
+        check_vectors("x", x, self.dim)
         check_mask_dimensions(mask)
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
         first = 0 if cache is None else cache.length
-        positions = torch.arange(first, first + x.shape[1], device=x.device)
 
-        latent = self.latent_norm(self.latent_proj(x))[:, None]  # (batch, 1, L, kv_rank)
-        rotary_key = self.rotary(self.rotary_key_proj(x)[:, None], positions)
-        query, rotary_query = self._queries(x, positions)
+        latent = normed(projected("x", x, self.latent_proj), self.latent_norm)
+        latent = latent[:, None]  # (batch, 1, L, kv_rank)
+        rotary_key = rotated(self.rotary, self.rotary_key_proj(x)[:, None], first)
+        query, rotary_query = self._queries(x, first)
         q_offset = None
         if cache is not None:
             mask = cache.mask_of_kept(mask, x.shape[1])
             latent, rotary_key, q_offset = cache.update(latent, rotary_key)
 
         if absorbed is None:
-            absorbed = self._absorbing_is_cheaper(x.shape[1], latent.shape[2])
+            absorbed = (
+                _is_plain(self.key_proj)
+                and _is_plain(self.value_proj)
+                and self._absorbing_is_cheaper(x.shape[1], latent.shape[2])
+            )
         attend = self._over_latents if absorbed else self._over_heads
         query, key, value = attend(query, latent)
         rotary_key = rotary_key.expand(*key.shape[:3], -1)
@@ -183,25 +219,24 @@ class MultiHeadLatentAttention(nn.Module):
             torch.cat([key, rotary_key], -1),
             value,
             mask=mask,
-            scale=1
-            / math.sqrt((self.query_proj.out_features // self.heads) + rotary_key.shape[-1]),
+            scale=self.scale,
             dropout_p=self.dropout if self.training else 0.0,
             q_offset=q_offset,
             return_weights=return_weights,
         )
         output = result.output if isinstance(result, AttentionOutput) else result
         if absorbed:  # (batch, heads, L, kv_rank) to (batch, heads, L, value_dim)
-            output = output @ self.value_proj.weight.unflatten(0, (self.heads, -1)).mT
+            output = output @ self._per_head(self.value_proj, output).mT
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         if isinstance(result, AttentionOutput):
             return AttentionOutput(output, result.weights)
         return output
 
-    def _queries(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The part without positions ``(batch, heads, L, D)``, and the part that is turned."""
         if self.query_latent_proj is not None:
-            x = self.query_latent_norm(self.query_latent_proj(x))
-        rotary_query = self.rotary(self._split(self.rotary_query_proj(x)), positions)
+            x = normed(self.query_latent_proj(x), self.query_latent_norm)
+        rotary_query = rotated(self.rotary, self._split(self.rotary_query_proj(x)), first)
         return self._split(self.query_proj(x)), rotary_query
 
     def _over_heads(self, query: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,20 +246,33 @@ class MultiHeadLatentAttention(nn.Module):
 
     def _over_latents(self, query: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fold the queries instead: the latents are the keys and the values of a single head."""
-        query = query @ self.key_proj.weight.unflatten(0, (self.heads, -1))
+        query = query @ self._per_head(self.key_proj, query)
         return query, latent, latent
 
     def _absorbing_is_cheaper(self, q_len: int, k_len: int) -> bool:
         """Count the multiplications of a head, but for those that both ways have."""
-        rank = self.key_proj.in_features
-        widths = (self.key_proj.out_features + self.value_proj.out_features) // self.heads
+        rank, widths = self.kv_rank, self.head_dim + self.value_dim
         over_heads = k_len * rank * widths + q_len * k_len * widths
         over_latents = q_len * rank * widths + q_len * k_len * 2 * rank
         return over_latents < over_heads
+
+    def _per_head(self, projection: nn.Module, like: Tensor) -> Tensor:
+        """The matrix of each head, ``(heads, width, kv_rank)``."""
+        if _is_plain(projection):
+            matrix = projection.weight
+        else:  # a wrapped or quantised layer is asked: what it gives for e_r is column r
+            each = torch.eye(self.kv_rank, dtype=like.dtype, device=like.device)
+            matrix = projection(each).T
+        return matrix.unflatten(0, (self.heads, -1))
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, length, heads × width) to (batch, heads, length, width)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_rank={self.key_proj.in_features}, dropout={self.dropout}"
+        return f"heads={self.heads}, kv_rank={self.kv_rank}, dropout={self.dropout}"
+
+
+def _is_plain(projection: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether this is a linear layer whose weight is a matrix, not a quantised form of one."""
+    return type(projection) is nn.Linear and not hasattr(projection.weight, "__tensor_flatten__")

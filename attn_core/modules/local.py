@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from attn_core import masks
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_floating_point, check_q_offset, check_sequence, check_sizes
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import (
+    check_floating_point,
+    check_q_offset,
+    check_sequence,
+    check_sizes,
+    has_numbers,
+    projected,
+)
 from attn_core.masks import Mask
 from attn_core.normalizers import softmax
 from attn_core.scores import dot
@@ -15,6 +23,7 @@ from attn_core.scores import dot
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
+@checked_call
 class LocalMonotonic(nn.Module):
     r"""Look around the key that stands where the query stands: Luong's *local-m*.
 
@@ -45,6 +54,8 @@ class LocalMonotonic(nn.Module):
                  [0.0000, 0.5000, 0.5000],
                  [0.0000, 0.0000, 1.0000]]])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, window: int, *, score: Score | None = None) -> None:
         super().__init__()
@@ -101,6 +112,7 @@ class LocalMonotonic(nn.Module):
         return f"window={self.window}"
 
 
+@checked_call
 class LocalPredictive(nn.Module):
     r"""Look around a place that the query predicts: Luong's *local-p*.
 
@@ -141,6 +153,8 @@ class LocalPredictive(nn.Module):
         tensor([[[0.0000, 0.0271, 0.1213, 0.2000, 0.1213, 0.0271]]])
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(
         self,
         query_dim: int,
@@ -152,6 +166,7 @@ class LocalPredictive(nn.Module):
         super().__init__()
         hidden_dim = query_dim if hidden_dim is None else hidden_dim
         check_sizes(query_dim=query_dim, window=window, hidden_dim=hidden_dim)
+        self.query_dim = query_dim
         self.window = window
         self.score = checked_score(score)
         self.hidden_proj = nn.Linear(query_dim, hidden_dim, bias=False)
@@ -172,9 +187,11 @@ class LocalPredictive(nn.Module):
             :math:`p_t`, ``(batch, L)``, between 0 and the number of keys; at least in float32.
         """
         check_batches(query, key, key)
-        check_sequence("query", query, self.hidden_proj.in_features)
+        check_sequence("query", query, self.query_dim)
         shares = torch.sigmoid(
-            (torch.tanh(self.hidden_proj(query)) @ self.position_vector).to(_exact(query.dtype))
+            (torch.tanh(projected("query", query, self.hidden_proj)) @ self.position_vector).to(
+                _exact(query.dtype)
+            )
         )
         if lengths is None:
             return key.shape[1] * shares
@@ -253,7 +270,11 @@ def _checked_lengths(lengths: Sequence[int] | Tensor, key: Tensor) -> Tensor:
             f"lengths must be one integer per batch entry, got lengths {tuple(lengths.shape)} for "
             f"key {tuple(key.shape)}"
         )
-    if len(lengths) and (lengths.min() < 0 or lengths.max() > key.shape[1]):
+    if (
+        has_numbers(lengths)
+        and len(lengths)
+        and (lengths.min() < 0 or lengths.max() > key.shape[1])
+    ):
         raise ValueError(f"lengths must be from 0 to {key.shape[1]}, got {lengths.tolist()}")
     return lengths
 

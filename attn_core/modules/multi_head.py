@@ -1,17 +1,30 @@
 """Multi-head attention, and its grouped-query and multi-query forms."""
 
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from attn_core.arguments import Normalizer
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_batch, check_mask_dimensions, check_share, check_sizes
+from attn_core.autocast import autocast_dtype
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import (
+    check_mask_dimensions,
+    check_number,
+    check_share,
+    check_sizes,
+    check_vectors,
+    projected,
+)
 from attn_core.masks import Mask
 from attn_core.modules.cache import KVCache
-from attn_core.positions import Bias
+from attn_core.normalizers import softmax_with_sink
+from attn_core.positions import Bias, Rotary
 
 
+@checked_call
 class MultiHeadAttention(nn.Module):
     r"""Attend several times side by side, each head with projections of its own.
 
@@ -37,19 +50,31 @@ class MultiHeadAttention(nn.Module):
         rotary: a layer that turns queries and keys by their positions:
             :class:`attn_core.positions.Rotary`, or any module ``(x, positions=None)`` with x
             ``(batch, heads, length, head_dim)`` and positions ``(length,)``.
+        scale: as in :func:`attn_core.attention`; by default 1 / √head_dim.
+        softcap: as in :func:`attn_core.attention`, as Gemma 2 has it.
+        normalizer: as in :func:`attn_core.attention`; a module is trained with the layer.
+        sink: whether each head learns the score of a key without a value, so that its weights may
+            sum to less than 1: :func:`attn_core.normalizers.softmax_with_sink`, as gpt-oss has it.
+        query_norm: a module that norms each head of the queries, before they are turned:
+            ``nn.RMSNorm(head_dim)``, as Qwen 3 and Gemma 3 have it.
+        key_norm: the same for the keys.
 
     Attributes:
         query_proj: ``dim`` to ``heads × head_dim``.
         key_proj: ``key_dim`` to ``kv_heads × head_dim``.
         value_proj: ``value_dim`` to ``kv_heads × head_dim``.
         out_proj: ``heads × head_dim`` to ``dim``.
+        sink: the scores ``(heads,)``, 0 to begin with; None without ``sink``.
 
     Raises:
         ValueError: if a size is not positive, sizes do not divide, ``dropout`` is not in
-            [0, 1), or an input has the wrong shape.
-        TypeError: if a size is not an integer, ``rotary`` no module, or an input not a tensor.
+            [0, 1), ``softcap`` is not positive, ``sink`` and ``normalizer`` are both given, or an
+            input has the wrong shape.
+        TypeError: if a size is not an integer, ``rotary`` or a norm no module, ``normalizer`` not
+            callable, or an input not a tensor.
 
-    Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023).
+    Source: Vaswani et al. (2017), section 3.2.2; Shazeer (2019); Ainslie et al. (2023); Henry et
+    al. (2020) for the norms of queries and keys; OpenAI (2025) for the sink.
 
     Example:
         >>> import torch
@@ -61,6 +86,8 @@ class MultiHeadAttention(nn.Module):
         >>> layer(x, return_weights=True).weights.shape
         torch.Size([2, 4, 5, 5])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(
         self,
@@ -74,6 +101,12 @@ class MultiHeadAttention(nn.Module):
         key_dim: int | None = None,
         value_dim: int | None = None,
         rotary: nn.Module | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        normalizer: Normalizer | None = None,
+        sink: bool = False,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, heads=heads)
@@ -92,14 +125,27 @@ class MultiHeadAttention(nn.Module):
         check_share("dropout", dropout)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
+        for name, norm in (("query_norm", query_norm), ("key_norm", key_norm)):
+            if norm is not None and not isinstance(norm, nn.Module):
+                raise TypeError(f"{name} must be a module, nn.RMSNorm for example, got {norm!r}")
+        _check_steps(scale, softcap, normalizer, sink)
+        self.dim = dim
+        self.key_dim = key_dim
+        self.value_dim = value_dim
         self.heads = heads
         self.kv_heads = kv_heads
         self.dropout = dropout
+        self.scale = scale
+        self.softcap = softcap
+        self.normalizer = normalizer
         self.query_proj = nn.Linear(dim, heads * head_dim, bias=bias)
         self.key_proj = nn.Linear(key_dim, kv_heads * head_dim, bias=bias)
         self.value_proj = nn.Linear(value_dim, kv_heads * head_dim, bias=bias)
         self.out_proj = nn.Linear(heads * head_dim, dim, bias=bias)
         self.rotary = rotary
+        self.query_norm = query_norm
+        self.key_norm = key_norm
+        self.sink = nn.Parameter(torch.zeros(heads)) if sink else None
 
     def forward(
         self,
@@ -139,23 +185,25 @@ class MultiHeadAttention(nn.Module):
         is_self_attention = key is None or key is query
         key = query if key is None else key
         value = key if value is None else value
-        check_batch("query", query, self.query_proj.weight)
-        check_batch("key", key, self.key_proj.weight)
-        check_batch("value", value, self.value_proj.weight)
+        check_vectors("query", query, self.dim)
+        check_vectors("key", key, self.key_dim)
+        check_vectors("value", value, self.value_dim)
         check_mask_dimensions(mask)
         if cache is not None and not isinstance(cache, KVCache):
             raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}")
 
-        queries = _split(self.query_proj(query), self.heads)
+        queries = normed(
+            _split(projected("query", query, self.query_proj), self.heads), self.query_norm
+        )
         if cache is not None and is_self_attention:
             if q_offset is not None:
                 raise ValueError(f"a cache sets q_offset by itself, got q_offset {q_offset}")
             mask = cache.mask_of_kept(mask, query.shape[1])
-            queries = self._rotate(queries, cache.length)
-            keys = self._rotate(self._keys(key), cache.length)
+            queries = rotated(self.rotary, queries, cache.length)
+            keys = rotated(self.rotary, self._keys(key), cache.length)
             keys, values, q_offset = cache.update(keys, self._values(value))
         else:
-            queries = self._rotate(queries, self._first_position(query, key, q_offset))
+            queries = rotated(self.rotary, queries, self._first_position(query, key, q_offset))
             keys, values = self._memory(key, value, cache)
         result = attention(
             queries,
@@ -163,6 +211,9 @@ class MultiHeadAttention(nn.Module):
             values,
             mask=mask,
             bias=bias,
+            normalizer=self._normalizer_for(queries),
+            scale=self.scale,
+            softcap=self.softcap,
             dropout_p=self.dropout if self.training else 0.0,
             q_offset=q_offset,
             return_weights=return_weights,
@@ -172,17 +223,17 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(_join(result))
 
     def _keys(self, key: Tensor) -> Tensor:
-        return _split(self.key_proj(key), self.kv_heads)
+        return normed(_split(projected("key", key, self.key_proj), self.kv_heads), self.key_norm)
 
     def _values(self, value: Tensor) -> Tensor:
-        return _split(self.value_proj(value), self.kv_heads)
+        return _split(projected("value", value, self.value_proj), self.kv_heads)
 
     def _memory(self, key: Tensor, value: Tensor, cache: KVCache | None) -> tuple[Tensor, Tensor]:
         """The keys and values of a whole sequence: projected, or read from the cache."""
         if cache is None:
-            return self._rotate(self._keys(key), 0), self._values(value)
+            return rotated(self.rotary, self._keys(key), 0), self._values(value)
         if not cache.length:
-            cache.fill(self._rotate(self._keys(key), 0), self._values(value))
+            cache.fill(rotated(self.rotary, self._keys(key), 0), self._values(value))
         if not cache.holds_memory:
             raise ValueError(
                 f"key is not the query, but the cache holds tokens of self-attention, {cache!r}: "
@@ -197,14 +248,10 @@ class MultiHeadAttention(nn.Module):
                 )
         return cache.key, cache.value
 
-    def _rotate(self, x: Tensor, first: int | Tensor) -> Tensor:
-        """Turn the vectors of sequences whose first one stands at this position."""
-        if self.rotary is None:
-            return x
-        if isinstance(first, int) and first == 0:
-            return self.rotary(x)
-        first = first[:, None] if isinstance(first, Tensor) else first
-        return self.rotary(x, first + torch.arange(x.shape[-2], device=x.device))
+    def _normalizer_for(self, queries: Tensor) -> Normalizer | None:
+        if self.sink is None:
+            return self.normalizer
+        return partial(softmax_with_sink, sink=self.sink.to(queries.dtype)[:, None, None])
 
     def _first_position(
         self, query: Tensor, key: Tensor, q_offset: int | Tensor | None
@@ -274,7 +321,58 @@ class MultiHeadAttention(nn.Module):
         return copy.train(layer.training)
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_heads={self.kv_heads}, dropout={self.dropout}"
+        settings = {
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "dropout": self.dropout,
+            "scale": self.scale,
+            "softcap": self.softcap,
+        }
+        return ", ".join(f"{name}={x}" for name, x in settings.items() if x is not None)
+
+
+def _check_steps(
+    scale: float | None, softcap: float | None, normalizer: Normalizer | None, sink: bool
+) -> None:
+    """Refuse, when a layer is made, what attention would refuse at its first call."""
+    if scale is not None:
+        check_number("scale", scale)
+    if softcap is not None:
+        check_number("softcap", softcap)
+        if softcap <= 0:
+            raise ValueError(f"softcap must be positive, got {softcap}")
+    if normalizer is not None and not callable(normalizer):
+        raise TypeError(f"normalizer must be a callable (scores, dim), got {normalizer!r}")
+    if not isinstance(sink, bool):
+        raise TypeError(f"sink must be True or False, got {sink!r}")
+    if sink and normalizer is not None:
+        raise ValueError(
+            "sink is softmax_with_sink, a normalizer of its own, but normalizer is given too: "
+            f"{normalizer!r}"
+        )
+
+
+def normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """Apply a norm; the result has the dtype of x, whatever the norm computes in."""
+    if norm is None:
+        return x
+    # What autocast made half goes into float32, as the parameters of the norm are.
+    is_cast = autocast_dtype(x.device) is not None
+    return norm(x.to(torch.promote_types(x.dtype, torch.float32)) if is_cast else x).to(x.dtype)
+
+
+def rotated(rotary: nn.Module | None, x: Tensor, first: int | Tensor) -> Tensor:
+    """Turn the vectors of sequences whose first one stands at this position."""
+    if rotary is None:
+        return x
+    if isinstance(first, int) and first == 0:
+        turned: Tensor = rotary(x)
+    elif isinstance(first, int) and isinstance(rotary, Rotary):
+        turned = rotary(x, offset=first)
+    else:
+        first = first[:, None] if isinstance(first, Tensor) else first
+        turned = rotary(x, first + torch.arange(x.shape[-2], device=x.device))
+    return turned
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

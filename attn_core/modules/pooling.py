@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
+from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
 from attn_core.masks import Mask
 
 
+@checked_call
 class AttentionPooling(nn.Module):
     r"""Sum a sequence up in one vector, with a learned query that says what matters.
 
@@ -35,6 +37,8 @@ class AttentionPooling(nn.Module):
         >>> pooling(torch.ones(2, 3, 4), mask=masks.padding([3, 1])).shape
         torch.Size([2, 4])
     """
+
+    __call__: TensorOrWeights[AttentionOutput]
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -3,10 +3,12 @@
 from torch import Tensor, nn
 
 from attn_core.attend import AttentionOutput, attention
-from attn_core.checks import check_batch, check_mask_dimensions, check_sizes
+from attn_core.calls import TensorOrWeights, checked_call
+from attn_core.checks import check_mask_dimensions, check_sizes, check_vectors, projected
 from attn_core.masks import Mask
 
 
+@checked_call
 class SelfAttention(nn.Module):
     r"""Let every vector of a sequence gather from all the others.
 
@@ -39,10 +41,13 @@ class SelfAttention(nn.Module):
         torch.Size([2, 3, 4])
     """
 
+    __call__: TensorOrWeights[AttentionOutput]
+
     def __init__(self, dim: int, head_dim: int | None = None, *, bias: bool = True) -> None:
         super().__init__()
         head_dim = dim if head_dim is None else head_dim
         check_sizes(dim=dim, head_dim=head_dim)
+        self.dim = dim
         self.query_proj = nn.Linear(dim, head_dim, bias=bias)
         self.key_proj = nn.Linear(dim, head_dim, bias=bias)
         self.value_proj = nn.Linear(dim, head_dim, bias=bias)
@@ -65,10 +70,11 @@ class SelfAttention(nn.Module):
             ValueError: if ``x`` or ``mask`` has the wrong shape.
             TypeError: if ``x`` is not a tensor, or ``mask`` is not bool.
         """
-        check_batch("x", x, self.query_proj.weight)
+        check_vectors("x", x, self.dim)
         check_mask_dimensions(mask)
         query, key, value = (
-            project(x)[:, None] for project in (self.query_proj, self.key_proj, self.value_proj)
+            projected("x", x, project)[:, None]
+            for project in (self.query_proj, self.key_proj, self.value_proj)
         )
         result = attention(query, key, value, mask=mask, return_weights=return_weights)
         if isinstance(result, AttentionOutput):

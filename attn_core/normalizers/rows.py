@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attn_core.checks import check_floating_point, check_number, check_same_kind
+from attn_core.checks import check_floating_point, check_number, check_same_kind, is_integer
 
 __all__ = ["without_empty_rows"]
 
@@ -42,7 +42,7 @@ def without_empty_rows(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def check_rows(scores: Tensor, dim: int) -> None:
     """Refuse what has no rows of floating point numbers along this dimension."""
     check_floating_point("scores", scores)
-    if not isinstance(dim, int) or isinstance(dim, bool):
+    if not is_integer(dim):
         raise TypeError(f"dim must be an integer, got {dim!r}")
     if not -scores.ndim <= dim < scores.ndim:
         raise ValueError(f"scores {tuple(scores.shape)} have no dimension dim {dim}")

@@ -1,4 +1,8 @@
-"""Sparse normalisers: the entmax family, which gives exact zeros to the keys that matter least."""
+"""Sparse normalisers: the entmax family, which gives exact zeros to the keys that matter least.
+
+How many steps it takes to find the threshold depends on the scores, so :func:`torch.compile` breaks
+its graph there, and ``fullgraph=True`` is an error; bisection takes a fixed number.
+"""
 
 from collections.abc import Callable
 
@@ -25,6 +29,9 @@ def sparsemax(scores: Tensor, dim: int = -1) -> Tensor:
     .. math::
         a_i = \arg\min_{p \in \Delta} \lVert p - s_i \rVert^2 = \max(s_i - \tau_i, 0),
         \qquad \sum_j \max(s_{ij} - \tau_i, 0) = 1
+
+    It has no form for ``torch.compile(fullgraph=True)``: how long the threshold is sought depends
+    on the scores. Without ``fullgraph`` it runs between two graphs; :func:`entmax_bisect` has one.
 
     Args:
         scores: any shape, floating point; −inf where a key may not be attended.
@@ -54,6 +61,9 @@ def entmax15(scores: Tensor, dim: int = -1) -> Tensor:
     .. math::
         a_{ij} = \max\!\left(\frac{s_{ij}}{2} - \tau_i, \, 0\right)^2,
         \qquad \sum_j \max\!\left(\frac{s_{ij}}{2} - \tau_i, \, 0\right)^2 = 1
+
+    It has no form for ``torch.compile(fullgraph=True)``: how long the threshold is sought depends
+    on the scores. Without ``fullgraph`` it runs between two graphs; :func:`entmax_bisect` has one.
 
     Args:
         scores: any shape, floating point; −inf where a key may not be attended.
@@ -86,6 +96,9 @@ def entmax(scores: Tensor, dim: int = -1, *, alpha: Alpha = 1.5) -> Tensor:
 
     :math:`\alpha = 1` is softmax (the limit), 1.5 :func:`entmax15`, 2 :func:`sparsemax`. A tensor
     gives each head an α of its own, which can be learned.
+
+    It has no form for ``torch.compile(fullgraph=True)``: how long the threshold is sought depends
+    on the scores. Without ``fullgraph`` it runs between two graphs; :func:`entmax_bisect` has one.
 
     Args:
         scores: any shape, floating point; −inf where a key may not be attended.

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from attn_core.plot.style import COLORS, set_title
+from attn_core.plot.style import COLORS, check_axes, check_positive, set_title
 
 
 class Box(NamedTuple):
@@ -69,6 +69,11 @@ def flow_chart(
         ['scores', 'softmax']
     """
     _check(boxes, arrows)
+    check_axes(ax)
+    if not isinstance(scale, tuple) or len(scale) != 2:
+        raise TypeError(f"scale must be two numbers, got {scale!r}")
+    for side in scale:
+        check_positive("scale", side)
     left = min(box.at[0] - box.width / 2 for box in boxes.values()) - 0.05
     right = max(box.at[0] + box.width / 2 for box in boxes.values()) + 0.05
     top = min(box.at[1] - box.height / 2 for box in boxes.values()) - 0.08
@@ -104,6 +109,10 @@ def flow_chart(
 def _check(
     boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str] | tuple[str, str, str]]
 ) -> None:
+    if not isinstance(boxes, Mapping):
+        raise TypeError(f"boxes must be a dictionary of boxes, got {boxes!r}")
+    if not isinstance(arrows, Sequence) or isinstance(arrows, str):
+        raise TypeError(f"arrows must be a list of arrows, got {arrows!r}")
     if not boxes:
         raise ValueError("boxes must hold at least one box")
     for name, box in boxes.items():

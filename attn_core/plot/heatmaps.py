@@ -8,8 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,7 +17,14 @@ from attn_core.plot.style import (
     WEIGHTS_MAP,
     Font,
     Values,
+    axes_for,
+    check_axes,
+    check_count,
+    check_flag,
+    check_positive,
+    check_text,
     check_tokens,
+    heat_map,
     set_title,
     title_font,
     to_array,
@@ -71,8 +76,9 @@ def weights(
         ('query', ['it', 'ran'])
     """
     table = to_matrix(weights, "weights", "queries", "keys")
-    ax = ax or _new_axes(table, colorbar)
-    image = _image(ax, table, WEIGHTS_MAP, 0.0, vmax)
+    check_positive("vmax", vmax)
+    ax = axes_for(ax, table, colorbar)
+    image = heat_map(ax, table, WEIGHTS_MAP, 0.0, vmax)
     _token_axes(ax, table, queries, keys, font)
     _numbers(ax, table, values, image)
     if colorbar:
@@ -125,8 +131,10 @@ def scores(
     finite = np.abs(table[np.isfinite(table)])
     if limit is None:
         limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    ax = ax or _new_axes(table, colorbar)
-    image = _image(ax, table, SIGNED_MAP, -limit, limit)
+    check_positive("limit", limit)
+    check_text("label", label)
+    ax = axes_for(ax, table, colorbar)
+    image = heat_map(ax, table, SIGNED_MAP, -limit, limit)
     _token_axes(ax, table, queries, keys, font)
     _numbers(ax, table, values, image)
     if colorbar:
@@ -180,7 +188,10 @@ def heads(
         )
     count, query_count, key_count = array.shape
     names = check_tokens(names, count, "names") or [f"head {head}" for head in range(count)]
-    columns = columns or min(count, 4)
+    columns = min(count, 4) if columns is None else columns
+    check_count("columns", columns, least=1)
+    check_positive("vmax", vmax)
+    check_text("title", title)
     rows = -(-count // columns)
     panel_width = float(np.clip(0.32 * key_count + 0.9, 1.9, 3.0))
     panel_height = panel_width * float(np.clip(query_count / key_count, 0.5, 1.5))
@@ -193,7 +204,7 @@ def heads(
     )
     panels = grid.ravel()[:count]
     for head, ax in enumerate(panels):
-        image = _image(ax, array[head], WEIGHTS_MAP, 0.0, vmax)
+        image = heat_map(ax, array[head], WEIGHTS_MAP, 0.0, vmax)
         _token_axes(ax, array[head], queries, keys, font)
         set_title(ax, names[head], font)
         if head % columns:
@@ -240,8 +251,11 @@ def encoding(
     array = to_matrix(table, "table", "positions", "dim").astype(float)
     if limit is None:
         limit = float(np.abs(array).max()) or 1.0
+    check_positive("limit", limit)
+    check_flag("colorbar", colorbar)
+    check_axes(ax)
     ax = ax or plt.subplots(layout="constrained")[1]
-    image = _image(ax, array, SIGNED_MAP, -limit, limit)
+    image = heat_map(ax, array, SIGNED_MAP, -limit, limit)
     ax.set_aspect("auto")
     _position_ticks(ax)
     ax.set(xlabel="dimension", ylabel="position")
@@ -290,8 +304,8 @@ def mask(
         'query'
     """
     table = _mask_table(mask, q_len, k_len, q_offset)
-    ax = ax or _new_axes(table, colorbar=False)
-    _image(ax, np.where(table, 0.72, 0.0), WEIGHTS_MAP, 0.0, 1.0)
+    ax = axes_for(ax, table, colorbar=False)
+    heat_map(ax, np.where(table, 0.72, 0.0), WEIGHTS_MAP, 0.0, 1.0)
     _token_axes(ax, table, queries, keys, font)
     if table.size <= 4 * _MOST_NUMBERS:
         rows, columns = np.nonzero(~table)
@@ -329,27 +343,6 @@ def _mask_table(
     return array
 
 
-def _new_axes(table: NDArray[Any], colorbar: bool) -> Axes:
-    rows, columns = table.shape
-    width = float(np.clip(0.62 * columns + 2.0 + 0.9 * colorbar, 3.6, 7.0))
-    height = float(np.clip(0.5 * rows + 1.4, 2.0, 6.5))
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
-
-
-def _image(ax: Axes, table: NDArray[Any], colors: Colormap, vmin: float, vmax: float) -> Any:
-    shown = np.ma.masked_invalid(table.astype(float))
-    image = ax.imshow(shown, cmap=colors, vmin=vmin, vmax=vmax, aspect="equal")
-    for row, column in np.argwhere(np.ma.getmaskarray(shown)):
-        corner = (column - 0.5, row - 0.5)
-        ax.add_patch(
-            Rectangle(
-                corner, 1, 1, facecolor="white", edgecolor=COLORS["muted"], hatch="///", linewidth=0
-            )
-        )
-    ax.spines[:].set_visible(True)
-    return image
-
-
 def _token_axes(
     ax: Axes,
     table: NDArray[Any],
@@ -370,9 +363,11 @@ def _token_axes(
             ha="right" if turned else "center",
             rotation_mode="anchor" if turned else "default",
             fontproperties=to_font(font, size),
+            parse_math=False,
         )
     if rows is not None and len(rows) <= _MOST_TICKS:
-        ax.set_yticks(range(len(rows)), rows, fontproperties=to_font(font, size))
+        properties = to_font(font, size)
+        ax.set_yticks(range(len(rows)), rows, fontproperties=properties, parse_math=False)
     ax.tick_params(length=0 if max(table.shape) <= _MOST_TICKS else 3)
     ax.set(xlabel="key", ylabel="query")
 
@@ -394,7 +389,7 @@ def _position_ticks(ax: Axes) -> None:
 
 
 def _numbers(ax: Axes, table: NDArray[Any], values: Values, image: Any) -> None:
-    if values not in ("auto", True, False):
+    if not isinstance(values, str | bool) or values not in ("auto", True, False):
         raise ValueError(f'values must be "auto", True or False, got {values!r}')
     if values is False or (values == "auto" and table.size > _MOST_NUMBERS):
         return

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attn_core import reference
 from attn_core.plot.kernel_page import SCRIPT, STYLE
 from attn_core.plot.live import LiveFigure, framed
-from attn_core.plot.style import COLORS, to_array
+from attn_core.plot.style import COLORS, check_number, check_positive, check_text, to_array
 
 _LEFT, _RIGHT, _TOP, _BASE = 46.0, 472.0, 16.0, 186.0  # of the values' plane
 _FLOOR, _HIGH = 286.0, 52.0  # where the weights stand, and how high the highest is
@@ -71,6 +71,10 @@ def live_kernel(
             f"there must be one value for each key, got {len(key_array)} keys and "
             f"{len(value_array)} values"
         )
+    check_number("query", query)
+    check_positive("bandwidth", bandwidth)
+    check_text("key_axis", key_axis)
+    check_text("value_axis", value_axis)
     low, high = float(key_array.min()), float(key_array.max())
     if low == high:
         raise ValueError(f"keys must differ, got {low} only")

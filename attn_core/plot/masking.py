@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attn_core.plot.live import LiveFigure, framed
 from attn_core.plot.masking_page import SCRIPT, STYLE
-from attn_core.plot.style import COLORS, check_tokens
+from attn_core.plot.style import COLORS, check_count, check_flag, check_tokens
 from attn_core.reference import masks
 
 _MOST_TOKENS, _MOST_LAYERS = 16, 6
@@ -69,15 +69,26 @@ def live_mask(
         >>> live_mask(["a", "b", "c"], window=1, layers=2).html[:23]
         '<div class="attn-mask" '
     """
-    names = check_tokens(tokens, len(tokens), "tokens") or []
+    names = check_tokens(tokens, None, "tokens") or []
     n = len(names)
-    ids = [0] * n if documents is None else [int(entry) for entry in documents]
+    window = n - 1 if window is None else window
+    length = n if length is None else length
+    check_flag("causal", causal)
+    check_flag("by_document", by_document)
+    for name, count in (("window", window), ("global_tokens", global_tokens), ("length", length)):
+        check_count(name, count)
+    check_count("layers", layers)
+    check_count("query", query)
+    try:
+        ids = [0] * n if documents is None else [int(entry) for entry in documents]
+    except (TypeError, ValueError):
+        raise TypeError(f"documents must hold integers, got {documents!r}") from None
     start = {
         "causal": int(causal),
         "document": int(by_document),
-        "window": n - 1 if window is None else window,
+        "window": window,
         "global": global_tokens,
-        "length": n if length is None else length,
+        "length": length,
         "layers": layers,
         "query": query,
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from attn_core import reference
 from attn_core.plot.live import LiveFigure, framed
 from attn_core.plot.scaling_page import SCRIPT, STYLE
-from attn_core.plot.style import COLORS, to_matrix
+from attn_core.plot.style import COLORS, check_count, to_matrix
 
 _BINS = 96
 _BASE, _TOP = 84.0, 24.0  # of the bars, in a drawing that is 240 units wide and 100 high
@@ -94,6 +94,7 @@ def _widths(queries: NDArray[Any], keys: NDArray[Any], width: int) -> list[int]:
     if not (np.isfinite(queries).all() and np.isfinite(keys).all()):
         raise ValueError("queries and keys must be finite")
     widths = [2**power for power in range(widest.bit_length())]
+    check_count("width", width)
     if width not in widths:
         raise ValueError(f"width must be one of {widths}, got {width}")
     count = len(widths) * len(queries) * len(keys)

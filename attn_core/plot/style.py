@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 # The hues of Okabe and Ito (2008), darkened where needed to a contrast of 4.5 on white.
@@ -90,6 +92,8 @@ def use_book_style() -> None:
 def to_array(argument: Any, name: str) -> NDArray[Any]:
     """A torch tensor (any device, any dtype, with or without gradient) or array-like as NumPy."""
     if hasattr(argument, "detach"):
+        if str(argument.layout) != "torch.strided":
+            raise TypeError(f"{name} must be dense, got {argument.layout}: give {name}.to_dense()")
         argument = argument.detach().cpu()
         if argument.is_floating_point():
             argument = argument.double()
@@ -111,15 +115,56 @@ def to_matrix(argument: Any, name: str, rows: str, columns: str) -> NDArray[Any]
     return array
 
 
-def check_tokens(tokens: Sequence[str] | None, size: int, name: str) -> list[str] | None:
+def check_tokens(tokens: Sequence[str] | None, size: int | None, name: str) -> list[str] | None:
     """The tokens as a list of strings, refused when there are not as many as rows or columns."""
     if tokens is None:
         return None
-    if isinstance(tokens, str):
-        raise TypeError(f"{name} must be a sequence of tokens, got the string {tokens!r}")
-    if len(tokens) != size:
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be a sequence of tokens, got {tokens!r}")
+    if size is not None and len(tokens) != size:
         raise ValueError(f"{name} has {len(tokens)} tokens for {size} rows or columns")
     return [str(token) for token in tokens]
+
+
+def check_text(name: str, text: object) -> None:
+    """Refuse what is no string."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {text!r}")
+
+
+def check_flag(name: str, flag: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_axes(ax: object) -> None:
+    """Refuse what is no axes of Matplotlib; None stands for new ones."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be axes of Matplotlib, got {ax!r}")
+
+
+def check_number(name: str, number: object) -> None:
+    """Refuse what is no finite number."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+    if not np.isfinite(float(number)):
+        raise ValueError(f"{name} must be finite, got {number}")
+
+
+def check_positive(name: str, number: float) -> None:
+    """Refuse what is no positive finite number."""
+    check_number(name, number)
+    if number <= 0:
+        raise ValueError(f"{name} must be positive, got {number}")
+
+
+def check_count(name: str, count: object, *, least: int = 0) -> None:
+    """Refuse what is no integer, or less than the least."""
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise TypeError(f"{name} must be an integer, got {count!r}")
+    if int(count) < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
 
 
 def to_font(font: Font, size: float | str) -> FontProperties:
@@ -128,8 +173,10 @@ def to_font(font: Font, size: float | str) -> FontProperties:
         properties = font.copy()
     elif font is None:
         properties = FontProperties()
-    else:
+    elif isinstance(font, str | os.PathLike):
         properties = FontProperties(fname=os.fspath(font))
+    else:
+        raise TypeError(f"font must be font properties or a font file, got {font!r}")
     properties.set_size(size)
     return properties
 
@@ -144,6 +191,7 @@ def title_font(font: Font) -> FontProperties:
 
 def set_title(ax: Axes, title: str, font: Font = None) -> None:
     """Set the title of the axes, broken into lines that do not widen the figure."""
+    check_text("title", title)
     figure_width, _ = ax.figure.canvas.figure.get_size_inches()
     position = ax.get_position()
     inches = figure_width * (1 - position.x0 if position.x1 > 0.7 else position.width)
@@ -151,3 +199,30 @@ def set_title(ax: Axes, title: str, font: Font = None) -> None:
     characters = max(int(inches * 72 / (0.66 * properties.get_size_in_points())), 12)
     lines = [textwrap.fill(line, characters) for line in title.splitlines()]
     ax.set_title("\n".join(lines), fontproperties=properties, loc="left")
+
+
+def axes_for(ax: Axes | None, table: NDArray[Any], colorbar: bool) -> Axes:
+    """The axes that are given, or new ones of a size that fits a table."""
+    check_flag("colorbar", colorbar)
+    check_axes(ax)
+    if ax is not None:
+        return ax
+    rows, columns = table.shape
+    width = float(np.clip(0.62 * columns + 2.0 + 0.9 * colorbar, 3.6, 7.0))
+    height = float(np.clip(0.5 * rows + 1.4, 2.0, 6.5))
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def heat_map(ax: Axes, table: NDArray[Any], colors: Colormap, vmin: float, vmax: float) -> Any:
+    """Draw a table as coloured cells; what is not finite is hatched."""
+    shown = np.ma.masked_invalid(table.astype(float))
+    image = ax.imshow(shown, cmap=colors, vmin=vmin, vmax=vmax, aspect="equal")
+    for row, column in np.argwhere(np.ma.getmaskarray(shown)):
+        corner = (column - 0.5, row - 0.5)
+        ax.add_patch(
+            Rectangle(
+                corner, 1, 1, facecolor="white", edgecolor=COLORS["muted"], hatch="///", linewidth=0
+            )
+        )
+    ax.spines[:].set_visible(True)
+    return image

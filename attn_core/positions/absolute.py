@@ -1,17 +1,22 @@
 """Encodings: a vector per position that is added to the embedding of the token there."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_number,
     check_one_per_vector,
     check_sequence,
     check_sizes,
+    has_numbers,
 )
 
 
+@checked_call
 def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     r"""Encode positions by sines and cosines of ``dim / 2`` frequencies.
 
@@ -50,6 +55,7 @@ def sinusoidal(length: int, dim: int, base: float = 10000.0) -> Tensor:
     return wave_table(torch.arange(length), dim, base).to(torch.get_default_dtype())
 
 
+@checked_call
 class SinusoidalEncoding(nn.Module):
     r"""Add the sinusoidal encoding of its position to each vector of a sequence.
 
@@ -74,6 +80,8 @@ class SinusoidalEncoding(nn.Module):
         tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
                  [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, dim: int, base: float = 10000.0) -> None:
         super().__init__()
@@ -110,6 +118,7 @@ class SinusoidalEncoding(nn.Module):
         return f"dim={self.dim}, base={self.base}"
 
 
+@checked_call
 class LearnedEncoding(nn.Module):
     r"""Add a learned vector per position to each vector of a sequence.
 
@@ -133,6 +142,8 @@ class LearnedEncoding(nn.Module):
         >>> LearnedEncoding(max_len=10, dim=4)(torch.zeros(2, 3, 4)).shape
         torch.Size([2, 3, 4])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, max_len: int, dim: int) -> None:
         super().__init__()
@@ -168,11 +179,13 @@ class LearnedEncoding(nn.Module):
             return x + self.weight[offset : offset + x.shape[-2]]
         check_integers("positions", positions)
         _check_positions(positions, x, offset)
-        if positions.numel() and not 0 <= positions.min() <= positions.max() < max_len:
-            raise ValueError(
-                f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
-                f"{int(positions.min())} to {int(positions.max())}"
-            )
+        if has_numbers(positions) and positions.numel():
+            first, last = (int(end) for end in positions.aminmax())
+            if first < 0 or last >= max_len:
+                raise ValueError(
+                    f"positions must be from 0 to {max_len - 1}, for max_len is {max_len}, got "
+                    f"{first} to {last}"
+                )
         return x + self.weight[positions.long()]
 
     def extra_repr(self) -> str:

@@ -6,12 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_sizes
 from attn_core.positions.bias import Bias
 
 Slopes = Literal["released", "geometric"]
 
 
+@checked_call
 def alibi_slopes(heads: int, slopes: Slopes = "released") -> Tensor:
     r"""Give each head the slope with which its scores fall off.
 
@@ -44,15 +46,20 @@ def alibi_slopes(heads: int, slopes: Slopes = "released") -> Tensor:
         >>> alibi_slopes(3, "released")
         tensor([0.0625, 0.0039, 0.2500], dtype=torch.float64)
     """
+    return torch.tensor(_slopes_of(heads, slopes), dtype=torch.float64)
+
+
+def _slopes_of(heads: int, slopes: Slopes) -> list[float]:
     check_sizes(heads=heads)
     if slopes not in ("released", "geometric"):
         raise ValueError(f"slopes must be 'released' or 'geometric', got {slopes!r}")
     if slopes == "geometric":
         return _geometric(heads)
     below = 2 ** int(math.log2(heads))
-    return torch.cat([_geometric(below), _geometric(2 * below)[::2][: heads - below]])
+    return _geometric(below) + _geometric(2 * below)[::2][: heads - below]
 
 
+@checked_call
 class ALiBi(Bias):
     r"""Lower a score in proportion to the distance of its query and its key.
 
@@ -82,21 +89,20 @@ class ALiBi(Bias):
 
     def __init__(self, heads: int, *, slopes: Slopes = "released") -> None:
         super().__init__(heads)
-        self._per_head = alibi_slopes(heads, slopes)  # float64, whatever dtype the layer is cast to
         self.slopes = slopes
+        # Numbers and no tensor: they follow neither a cast nor a move, to the meta device say.
+        self._per_head = _slopes_of(heads, slopes)
 
     def forward(self, query: Tensor, key: Tensor, distance: Tensor) -> Tensor:
         """Give the bias of a block, ``(heads, L, S)`` or ``(batch, heads, L, S)``."""
-        if self._per_head.device != distance.device:
-            self._per_head = self._per_head.to(distance.device)
         # A distance above 256 is no bfloat16 number: multiply first, round afterwards.
         exact = torch.promote_types(query.dtype, torch.float32)
-        per_head = self._per_head.to(exact)[:, None, None]
-        return (per_head * -distance.abs()).to(query.dtype)
+        per_head = torch.tensor(self._per_head, dtype=exact, device=distance.device)
+        return (per_head[:, None, None] * -distance.abs()).to(query.dtype)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, slopes={self.slopes!r}"
 
 
-def _geometric(heads: int) -> Tensor:
-    return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads)
+def _geometric(heads: int) -> list[float]:
+    return [2.0 ** (-8.0 * head / heads) for head in range(1, heads + 1)]

@@ -1,11 +1,15 @@
 """A bias: what the distance between a query and a key adds to their score."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_q_offset, check_sizes
+from attn_core.calls import checked_call
+from attn_core.checks import broadcasts_to, check_q_offset, check_same_kind, check_sizes
 
 
+@checked_call
 class Bias(nn.Module):
     r"""Add to a score what follows from the distance of its query and its key.
 
@@ -13,6 +17,9 @@ class Bias(nn.Module):
 
     A subclass says in ``forward(query, key, distance)`` what is added. A kernel calls it for a
     block of queries and keys at a time, so that no table of ``heads × L × S`` numbers has to exist.
+
+    Biases add up: ``ALiBi(8) + T5Bias(8)``, also with a tensor that broadcasts to ``(..., Hq, L,
+    S)``; then the sum is a table, and is computed as one.
 
     Args:
         heads: number of query heads that the bias tells apart; None if it treats all alike.
@@ -32,8 +39,12 @@ class Bias(nn.Module):
                 [0.2500, 0.5000, 1.0000]])
     """
 
+    __call__: Callable[..., Tensor]
+
     #: Whether ``forward`` reads query and key, and not their distance alone.
     uses_content = False
+    #: Whether a block of queries and keys can be asked for by itself.
+    is_in_blocks = True
 
     def __init__(self, heads: int | None = None) -> None:
         super().__init__()
@@ -73,10 +84,12 @@ class Bias(nn.Module):
         if self.uses_content:
             raise ValueError(f"{self.name} depends on query and key, so it has no table of its own")
         check_sizes(least=0, q_len=q_len, k_len=k_len)
-        parameter = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0))
-        nothing = parameter.new_empty(0, 0)
+        nothing = next(iter(self._tensors()), torch.empty(0)).new_empty(0, 0)
         self.check_fit(q_len, k_len, q_offset)
-        return self(nothing, nothing, distances(q_len, k_len, q_offset, parameter.device))
+        return self(nothing, nothing, distances(q_len, k_len, q_offset, nothing.device))
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.parameters(), *self.buffers()]
 
     def check_fit(self, q_len: int, k_len: int, q_offset: int | Tensor | None) -> None:
         """Refuse a call in which it is not clear where the queries stand."""
@@ -90,9 +103,95 @@ class Bias(nn.Module):
                 f"q_offset={k_len - q_len} the last query with the last key"
             )
 
+    def __add__(self, other: "Bias | Tensor") -> "Bias":
+        return _sum(self, other)
+
+    def __radd__(self, other: "Bias | Tensor") -> "Bias":
+        return _sum(other, self)
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"bias {self.name} has no truth value: Python's own and, or, not would drop one of two "
+            "biases; to ask whether there is a bias, write bias is not None"
+        )
+
     @property
     def name(self) -> str:
         return type(self).__name__
+
+
+class _Sum(Bias):
+    """What several biases and tables add."""
+
+    def __init__(self, biases: list[Bias], tables: list[Tensor]) -> None:
+        heads = {bias.name: bias.heads for bias in biases if bias.heads is not None}
+        heads |= {
+            f"a tensor {tuple(table.shape)}": table.shape[-3]
+            for table in tables
+            if table.ndim > 2 and table.shape[-3] != 1
+        }
+        if len(set(heads.values())) > 1:
+            told = ", ".join(f"{name} has {count}" for name, count in heads.items())
+            raise ValueError(f"biases of one sum must have one number of heads, but {told}")
+        super().__init__(next(iter(heads.values()), None))
+        self.biases = nn.ModuleList(biases)
+        self.tables = tables
+        self.uses_content = any(bias.uses_content for bias in biases)
+        self.is_in_blocks = not tables and all(bias.is_in_blocks for bias in biases)
+
+    def forward(self, query: Tensor, key: Tensor, distance: Tensor) -> Tensor:
+        """Give the sum; with a table, of all queries and keys only."""
+        for table in self.tables:
+            check_same_kind("bias", table, "query", query)
+        total = torch.zeros((), dtype=query.dtype, device=query.device)
+        for term in [*(bias(query, key, distance) for bias in self.biases), *self.tables]:
+            try:
+                total = total + term.to(query.dtype)
+            except RuntimeError:
+                raise ValueError(
+                    f"the terms of bias {self.name} must broadcast, got {tuple(term.shape)} after "
+                    f"{tuple(total.shape)}"
+                ) from None
+        return total
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.tables, *super()._tensors()]
+
+    def check_fit(self, q_len: int, k_len: int, q_offset: int | Tensor | None) -> None:
+        """Refuse a table that has another length, and what the biases refuse."""
+        for bias in self.biases:
+            bias.check_fit(q_len, k_len, q_offset)  # type: ignore[operator]
+        for table in self.tables:
+            if not broadcasts_to(table.shape[-2:], (q_len, k_len)):
+                raise ValueError(
+                    f"bias {self.name} must broadcast to (..., queries, keys) = "
+                    f"{(q_len, k_len)}, got a tensor {tuple(table.shape)}"
+                )
+
+    @property
+    def name(self) -> str:
+        tables = [f"a tensor {tuple(table.shape)}" for table in self.tables]
+        return " + ".join([*(str(bias.name) for bias in self.biases), *tables])
+
+
+def _sum(*terms: object) -> Bias:
+    biases: list[Bias] = []
+    tables: list[Tensor] = []
+    for term in terms:
+        if isinstance(term, _Sum):
+            biases += term.biases  # type: ignore[arg-type]
+            tables += term.tables
+        elif isinstance(term, Bias):
+            biases.append(term)
+        elif isinstance(term, Tensor) and term.is_floating_point():
+            tables.append(term.reshape((1,) * (2 - term.ndim) + term.shape))
+        else:
+            seen = term.dtype if isinstance(term, Tensor) else type(term).__name__
+            raise TypeError(
+                f"a bias adds up with a bias or a floating point tensor, got {seen}; masks go "
+                "by themselves: mask="
+            )
+    return _Sum(biases, tables)
 
 
 def distances(
@@ -132,7 +231,7 @@ def distances(
     elif q_len != k_len:
         raise ValueError(f"q_offset must be given, for there are {q_len} queries for {k_len} keys")
     offset: int | Tensor = 0 if q_offset is None else q_offset
-    if isinstance(offset, Tensor):
+    if isinstance(offset, Tensor) and offset.ndim:
         offset = offset.to(device)[:, None, None, None]
     query = torch.arange(q_len, device=device)[:, None] + offset
     return torch.arange(k_len, device=device) - query

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_integers, check_same_kind, check_sizes
 from attn_core.positions.bias import Bias
 
 
+@checked_call
 def t5_bucket(
     distance: Tensor, *, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
 ) -> Tensor:
@@ -57,6 +59,7 @@ def t5_bucket(
     return nearness + per_direction * (distance > 0)
 
 
+@checked_call
 class T5Bias(Bias):
     r"""Add a learned number per head that depends on the bucket of the distance.
 
@@ -89,8 +92,6 @@ class T5Bias(Bias):
                 [1., 1.]])
     """
 
-    _bucket_of: Tensor
-
     def __init__(
         self,
         heads: int,
@@ -101,29 +102,31 @@ class T5Bias(Bias):
     ) -> None:
         super().__init__(heads)
         per_direction = _buckets_per_direction(buckets, max_distance, bidirectional)
+        self.buckets = buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
         self.weight = nn.Parameter(torch.empty(buckets, heads))
         nn.init.normal_(self.weight, std=0.02)
         # Every distance from the last bucket's start on is like that start.
         self._furthest = _starts(per_direction, max_distance)[-1]
-        near = torch.arange(-self._furthest, self._furthest + 1)
-        bucket_of = t5_bucket(
+        near = torch.arange(-self._furthest, self._furthest + 1, device="cpu")
+        # Numbers and no tensor, which would be lost where a layer starts on the meta device.
+        self._bucket_of: list[int] = t5_bucket(
             near, buckets=buckets, max_distance=max_distance, bidirectional=bidirectional
-        )
-        self.register_buffer("_bucket_of", bucket_of, persistent=False)
+        ).tolist()
 
     def forward(self, query: Tensor, key: Tensor, distance: Tensor) -> Tensor:
         """Give the bias of a block, ``(heads, L, S)`` or ``(batch, heads, L, S)``."""
         check_same_kind("query", query, "the layer", self.weight)
-        by_distance = self.weight[self._bucket_of].to(query.dtype).T  # (heads, 2 · furthest + 1)
+        bucket_of = torch.tensor(self._bucket_of, device=distance.device)
+        by_distance = self.weight[bucket_of].to(query.dtype).T  # (heads, 2 · furthest + 1)
         index = distance.clamp(-self._furthest, self._furthest) + self._furthest
         bias = by_distance.index_select(1, index.flatten()).unflatten(1, index.shape)
         return bias if distance.ndim == 2 else bias.squeeze(2).movedim(0, 1)
 
     def extra_repr(self) -> str:
         return (
-            f"heads={self.heads}, buckets={len(self.weight)}, max_distance={self.max_distance}, "
+            f"heads={self.heads}, buckets={self.buckets}, max_distance={self.max_distance}, "
             f"bidirectional={self.bidirectional}"
         )
 

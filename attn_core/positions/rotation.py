@@ -1,11 +1,19 @@
 """Rotary positions: a vector is turned by an angle that grows with its position."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_floating_point, check_integers, check_number, check_sizes
+from attn_core.calls import checked_call
+from attn_core.checks import (
+    check_floating_point,
+    check_integers,
+    check_number,
+    check_sizes,
+    has_numbers,
+)
 from attn_core.positions.scaling import Scaling
 
 Pairing = Literal["half", "interleaved"]
@@ -14,6 +22,7 @@ Pairing = Literal["half", "interleaved"]
 _LONGEST_TABLE = 2**17
 
 
+@checked_call
 def rotary(
     x: Tensor,
     positions: Tensor | None = None,
@@ -76,12 +85,13 @@ def rotary(
     return _turn(x, _turns(at, x, dim, base, scaling), pairing)
 
 
+@checked_call
 class Rotary(nn.Module):
     r"""Turn queries and keys as :func:`rotary` does, and keep the table of cosines and sines.
 
-    The table grows as positions ask for it, follows the device and the dtype of ``x``, and is not
-    in the state dict. One layer serves queries and keys of any number of heads, and of all layers
-    of a model.
+    The table grows as positions ask for it, follows the device and the dtype of ``x`` and every
+    setting that is changed, and is not in the state dict. One layer serves queries and keys of any
+    number of heads, and of all layers of a model.
 
     Args:
         dim: how many entries are turned, the first ones; by default all.
@@ -103,6 +113,8 @@ class Rotary(nn.Module):
         True
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         dim: int | None = None,
@@ -120,19 +132,57 @@ class Rotary(nn.Module):
         self.pairing = pairing
         self.scaling = scaling
         self._table: Tensor | None = None  # (positions, dim / 2), complex
+        self._settings = self._current_settings()  # those of the table
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Turn ``x`` ``(..., L, D)`` at ``positions``, by default 0 to L − 1."""
+    def forward(self, x: Tensor, positions: Tensor | None = None, *, offset: int = 0) -> Tensor:
+        """Turn the vectors of a sequence, each by its position.
+
+        Args:
+            x: ``(..., L, D)``, queries or keys.
+            positions: as in :func:`rotary`; by default offset to offset + L − 1.
+            offset: position of the first vector; the others follow it.
+
+        Returns:
+            Shape and dtype of ``x``.
+
+        Raises:
+            TypeError: as :func:`rotary`, or if ``offset`` is no integer.
+            ValueError: as :func:`rotary`, or if ``offset`` is given beside ``positions``.
+        """
+        self._follow_settings()
         dim = _checked_dim(x, self.dim)
-        return _turn(x, self._looked_up(positions, x, dim), self.pairing)
+        if not isinstance(offset, int) or isinstance(offset, bool):
+            raise TypeError(f"offset must be an integer, got {offset!r}")
+        if positions is None:
+            turns = self._turns_from(offset, x, dim)
+        elif offset != 0:
+            raise ValueError(f"offset and positions are both given, got offset {offset}")
+        else:
+            turns = self._turns_at(_checked_positions(positions, x), x, dim)
+        return _turn(x, turns, self.pairing)
 
-    def _looked_up(self, positions: Tensor | None, x: Tensor, dim: int) -> Tensor:
-        """The turns at these positions, from the table where they are in it or can be."""
-        length = x.shape[-2]
-        if positions is None and length <= _LONGEST_TABLE:
-            return self._grown_table(x, dim, length)[:length]
-        at = _checked_positions(positions, x)
-        if at.numel() and not at.is_floating_point():
+    def _current_settings(self) -> tuple[object, ...]:
+        return self.dim, self.base, self.pairing, self.scaling
+
+    def _follow_settings(self) -> None:
+        """Let go of the table if a setting is not the one that it was made with."""
+        if self._settings != self._current_settings():
+            if self.dim is not None:
+                _check_even(self.dim)
+            _check_settings(self.base, self.pairing, self.scaling)
+            self._table, self._settings = None, self._current_settings()
+
+    def _turns_from(self, first: int, x: Tensor, dim: int) -> Tensor:
+        end = first + x.shape[-2]
+        if has_numbers(x) and first >= 0 and end <= _LONGEST_TABLE:
+            return self._grown_table(x, dim, end)[first:end]
+        at = torch.arange(first, end, device=x.device)
+        return _turns(at, x, dim, self.base, self.scaling)
+
+    def _turns_at(self, at: Tensor, x: Tensor, dim: int) -> Tensor:
+        # Elsewhere than on the CPU the greatest position would have to be waited for.
+        looks = has_numbers(x) and has_numbers(at) and x.device.type == "cpu"
+        if looks and at.numel() and not at.is_floating_point():
             first, last = (int(end) for end in at.aminmax())
             if first >= 0 and last < _LONGEST_TABLE:
                 return self._grown_table(x, dim, last + 1)[at.long()]

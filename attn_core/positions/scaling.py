@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from attn_core.checks import check_number, check_sizes
+
+Ramp = Literal["index", "unrounded index", "rotations"]
 
 
 class Scaling:
@@ -116,10 +118,12 @@ class YaRNScaling(Scaling):
 
     A pair that turned ``beta_fast`` times or more within the original length keeps its frequency
     (:math:`\gamma_k = 1`); one that turned ``beta_slow`` times or fewer is squeezed by the factor
-    (:math:`\gamma_k = 0`). Between them :math:`\gamma_k` falls linearly, in one of two ways:
+    (:math:`\gamma_k = 0`). Between them :math:`\gamma_k` falls linearly, in one of three ways:
 
     - ``ramp="index"``, the released code's and so that of released models: linearly in k, between
       the first and the last index concerned, rounded outwards to integers;
+    - ``"unrounded index"``, that of gpt-oss (``"truncate": false`` in its configuration): the same
+      without the rounding;
     - ``ramp="rotations"``, the paper's equation: linearly in the number of turns.
 
     The paper's *attention temperature* t divides the scores. It is applied to the vectors here, as
@@ -135,14 +139,14 @@ class YaRNScaling(Scaling):
         beta_slow: the number of turns up to which a pair is squeezed.
         mscale: takes the place of :math:`0.1 \ln \text{factor} + 1` as the ``attention_factor``;
             1 leaves the vectors as long as they are.
-        ramp: ``"index"`` or ``"rotations"``.
+        ramp: ``"index"``, ``"unrounded index"`` or ``"rotations"``.
 
     Raises:
         ValueError: if a number is not positive, ``beta_fast`` is not above ``beta_slow``, ``ramp``
             is unknown, or ``base`` is not above 1.
         TypeError: if an argument has the wrong type.
 
-    Source: Peng et al. (2024), sections 3.2 to 3.4.
+    Source: Peng et al. (2024), sections 3.2 to 3.4; OpenAI (2025) for the ramp without rounding.
 
     Example:
         >>> scaling = YaRNScaling(4.0, original_length=2048)
@@ -157,7 +161,7 @@ class YaRNScaling(Scaling):
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     mscale: float | None = None
-    ramp: Literal["index", "rotations"] = "index"
+    ramp: Ramp = "index"
 
     def __post_init__(self) -> None:
         _check_positive(factor=self.factor, beta_fast=self.beta_fast, beta_slow=self.beta_slow)
@@ -169,8 +173,8 @@ class YaRNScaling(Scaling):
                 f"beta_fast must be above beta_slow, got beta_fast {self.beta_fast}, "
                 f"beta_slow {self.beta_slow}"
             )
-        if self.ramp not in ("index", "rotations"):
-            raise ValueError(f"ramp must be 'index' or 'rotations', got {self.ramp!r}")
+        if self.ramp not in get_args(Ramp):
+            raise ValueError(f"ramp must be one of {get_args(Ramp)}, got {self.ramp!r}")
 
     @property
     def attention_factor(self) -> float:
@@ -198,8 +202,10 @@ class YaRNScaling(Scaling):
             wavelength = self.original_length / (2 * math.pi * turns)
             return dim * math.log(wavelength) / (2 * math.log(base))
 
-        first = max(math.floor(index_of(self.beta_fast)), 0)
-        last = min(math.ceil(index_of(self.beta_slow)), dim - 1)
+        first, last = index_of(self.beta_fast), index_of(self.beta_slow)
+        if self.ramp == "index":
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, dim - 1)
         # Where both fall on one index, the released code makes the ramp very steep.
         width = last - first if last != first else 0.001
         return 1 - ((torch.arange(dim // 2, dtype=torch.float64) - first) / width).clamp(0, 1)

@@ -1,14 +1,18 @@
 """Segments: stretches of a sequence that are told apart, or that count their positions anew."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_integers,
     check_one_per_vector,
     check_same_kind,
     check_sequence,
     check_sizes,
+    has_numbers,
 )
 
 
@@ -53,6 +57,7 @@ def restarting(segment_ids: Tensor) -> Tensor:
     return here - torch.where(starts, here, 0).cummax(-1).values
 
 
+@checked_call
 class SegmentEncoding(nn.Module):
     r"""Add a learned vector per segment to each vector of a sequence.
 
@@ -81,6 +86,8 @@ class SegmentEncoding(nn.Module):
         torch.Size([3, 5, 4])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, segments: int, dim: int) -> None:
         super().__init__()
         check_sizes(segments=segments, dim=dim)
@@ -94,11 +101,12 @@ class SegmentEncoding(nn.Module):
         check_same_kind("x", x, "the layer", self.weight)
         check_integers("segment_ids", segment_ids)
         check_one_per_vector("segment_ids", segment_ids, x)
-        if segment_ids.numel() and not 0 <= segment_ids.min() <= segment_ids.max() < segments:
-            raise ValueError(
-                f"segment_ids must be from 0 to {segments - 1}, got {int(segment_ids.min())} to "
-                f"{int(segment_ids.max())}"
-            )
+        if has_numbers(segment_ids) and segment_ids.numel():
+            first, last = (int(end) for end in segment_ids.aminmax())
+            if first < 0 or last >= segments:
+                raise ValueError(
+                    f"segment_ids must be from 0 to {segments - 1}, got {first} to {last}"
+                )
         return x + self.weight[segment_ids.long()]
 
     def extra_repr(self) -> str:

@@ -1,10 +1,12 @@
 """Relative positions as Shaw and others learn them: a vector for each distance."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import (
     check_floating_point,
     check_number,
@@ -15,6 +17,7 @@ from attn_core.checks import (
 from attn_core.positions.bias import Bias, distances
 
 
+@checked_call
 class ShawBias(Bias):
     r"""Score a query against a learned vector for the distance, beside the key itself.
 
@@ -82,6 +85,7 @@ class ShawBias(Bias):
         )
 
 
+@checked_call
 class ShawValues(nn.Module):
     r"""Add to the output the learned vector of each key's distance, weighted as the key is.
 
@@ -118,6 +122,8 @@ class ShawValues(nn.Module):
         >>> (output + ShawValues(value_dim=64, max_distance=4)(weights)).shape
         torch.Size([2, 8, 5, 64])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, value_dim: int, max_distance: int, heads: int | None = None) -> None:
         super().__init__()

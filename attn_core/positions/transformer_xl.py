@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from attn_core.calls import checked_call
 from attn_core.checks import check_number, check_same_kind, check_sequence, check_sizes
 from attn_core.positions.absolute import wave_table
 from attn_core.positions.bias import Bias
 from attn_core.positions.shaw import checked_scale, look_up
 
 
+@checked_call
 class TransformerXLBias(Bias):
     r"""Turn the dot product of query and key into Transformer-XL's score.
 
@@ -70,6 +72,7 @@ class TransformerXLBias(Bias):
         check_number("base", base)
         if base <= 0:
             raise ValueError(f"base must be positive, got {base}")
+        self.dim = dim
         self.base = base
         self.content_bias = nn.Parameter(torch.empty(heads, head_dim))
         self.position_bias = nn.Parameter(torch.empty(heads, head_dim))
@@ -102,9 +105,9 @@ class TransformerXLBias(Bias):
             return query.new_zeros(distance.shape)
         first, last = (int(end) for end in distance.aminmax())
         each = torch.arange(first, last + 1, device=distance.device)
-        waves = wave_table(-each, self.position_proj.in_features, self.base)
+        waves = wave_table(-each, self.dim, self.base)
         # (distances, heads × D) to (heads, distances, D)
-        vectors = self.position_proj(waves.to(self.position_proj.weight.dtype))
+        vectors = self.position_proj(waves.to(self.content_bias.dtype))
         vectors = vectors.unflatten(-1, (self.heads, -1)).transpose(0, 1)
         products = (query + self.position_bias.unsqueeze(1)) @ vectors.mT
         return look_up(products, distance - first)
@@ -112,5 +115,5 @@ class TransformerXLBias(Bias):
     def extra_repr(self) -> str:
         return (
             f"heads={self.heads}, head_dim={self.content_bias.shape[1]}, "
-            f"dim={self.position_proj.in_features}, base={self.base}"
+            f"dim={self.dim}, base={self.base}"
         )

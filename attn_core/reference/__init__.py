@@ -71,6 +71,7 @@ from attn_core.reference.local_windows import (
 )
 from attn_core.reference.loops import attention_loops
 from attn_core.reference.many_heads import (
+    MultiHeadGradients,
     multi_head,
     multi_head_backward,
     multi_head_decoding,
@@ -115,6 +116,8 @@ from attn_core.reference.position_wise import (
     gelu_backward,
     layer_norm,
     layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
 )
 from attn_core.reference.positions import sinusoidal
 from attn_core.reference.positions_fixed import (
@@ -202,6 +205,7 @@ __all__ = [
     "LinearGradients",
     "LinearScaling",
     "LinformerGradients",
+    "MultiHeadGradients",
     "NTKScaling",
     "RecurrentOutput",
     "RoundedRows",
@@ -297,6 +301,8 @@ __all__ = [
     "reinforce_loss_backward",
     "restarting",
     "restore_rows",
+    "rms_norm",
+    "rms_norm_backward",
     "rollout",
     "rotary",
     "rotary_backward",

@@ -1,11 +1,49 @@
 """Multi-head attention with its projections, and the same a token at a time with a cache."""
 
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
-from attn_core.reference.attend import AttentionOutput, attention, attention_backward
+from attn_core.reference.attend import (
+    AttentionOutput,
+    Normalizer,
+    NormalizerBackward,
+    attention,
+    attention_backward,
+)
+from attn_core.reference.position_wise import rms_norm, rms_norm_backward
 from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape
+
+
+class MultiHeadGradients(NamedTuple):
+    """What multi_head_backward gives: for each array of multi_head its gradient.
+
+    Attributes:
+        query: shape of query, and so are the others.
+        key: gradient of key.
+        value: gradient of value.
+        query_weight: gradient of W_Q.
+        key_weight: gradient of W_K.
+        value_weight: gradient of W_V.
+        out_weight: gradient of W_O.
+        query_norm: gradient of the weight of the norm of the queries; None without one.
+        key_norm: the same for the keys.
+
+    Example:
+        >>> one = np.ones((1, 1))
+        >>> multi_head_backward(one, *[one] * 7, heads=1).out_weight.tolist()
+        [[1.0]]
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    query_weight: Array
+    key_weight: Array
+    value_weight: Array
+    out_weight: Array
+    query_norm: Array | None
+    key_norm: Array | None
 
 
 def split_heads(x: Array, heads: int) -> Array:
@@ -78,6 +116,12 @@ def multi_head(
     heads: int,
     kv_heads: int | None = None,
     mask: Array | None = None,
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_norm: Array | None = None,
+    key_norm: Array | None = None,
+    eps: float = 1e-6,
     return_weights: Literal[False] = False,
 ) -> Array: ...
 
@@ -95,6 +139,12 @@ def multi_head(
     heads: int,
     kv_heads: int | None = None,
     mask: Array | None = None,
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_norm: Array | None = None,
+    key_norm: Array | None = None,
+    eps: float = 1e-6,
     return_weights: Literal[True],
 ) -> AttentionOutput: ...
 
@@ -111,6 +161,12 @@ def multi_head(
     heads: int,
     kv_heads: int | None = None,
     mask: Array | None = None,
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_norm: Array | None = None,
+    key_norm: Array | None = None,
+    eps: float = 1e-6,
     return_weights: bool = False,
 ) -> Array | AttentionOutput:
     r"""Attend several times side by side, each head with projections of its own.
@@ -119,7 +175,7 @@ def multi_head(
               H_m = \operatorname{Attention}(Q W_Q^{m\top}, K W_K^{m\top}, V W_V^{m\top})
 
     The rows of each matrix are those of the first head, then those of the second, and so on, as
-    ``torch.nn.Linear`` stores them.
+    ``torch.nn.Linear`` stores them. A norm of queries or keys is rms_norm of each head's vectors.
 
     Args:
         query: what asks, shape (..., L, dim).
@@ -132,6 +188,12 @@ def multi_head(
         heads: Hq, the number of query heads.
         kv_heads: Hkv, the number of key-value heads, a divisor of heads; by default heads.
         mask: boolean, True = may attend; broadcasts to (..., Hq, L, S).
+        normalizer: as in attention; so are the next two.
+        scale: as there.
+        softcap: as there.
+        query_norm: weight of the norm of the queries, shape (D,); None for no norm.
+        key_norm: the same for the keys.
+        eps: as in rms_norm.
         return_weights: whether to return the weights (..., Hq, L, S) too.
 
     Returns:
@@ -152,10 +214,13 @@ def multi_head(
     weights = (query_weight, key_weight, value_weight)
     _check((query, key, value), weights, out_weight, heads, kv_heads)
     output, attended = attention(
-        split_heads(query @ query_weight.T, heads),
-        split_heads(key @ key_weight.T, kv_heads),
+        _normed(split_heads(query @ query_weight.T, heads), query_norm, eps),
+        _normed(split_heads(key @ key_weight.T, kv_heads), key_norm, eps),
         split_heads(value @ value_weight.T, kv_heads),
         mask=mask,
+        normalizer=normalizer,
+        scale=scale,
+        softcap=softcap,
         return_weights=True,
     )
     projected = join_heads(output) @ out_weight.T
@@ -175,7 +240,14 @@ def multi_head_backward(
     heads: int,
     kv_heads: int | None = None,
     mask: Array | None = None,
-) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+    normalizer: Normalizer | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    query_norm: Array | None = None,
+    key_norm: Array | None = None,
+    eps: float = 1e-6,
+    normalizer_backward: NormalizerBackward | None = None,
+) -> MultiHeadGradients:
     r"""Carry a gradient from the output of multi-head attention back to all that it came from.
 
     Every projection :math:`Y = X W^\top` gives :math:`\bar X = \bar Y W` and
@@ -193,9 +265,16 @@ def multi_head_backward(
         heads: as there.
         kv_heads: as there.
         mask: as there.
+        normalizer: as there.
+        scale: as there.
+        softcap: as there.
+        query_norm: as there.
+        key_norm: as there.
+        eps: as there.
+        normalizer_backward: as in attention_backward.
 
     Returns:
-        The gradients of query, key, value, query_weight, key_weight, value_weight and out_weight.
+        MultiHeadGradients.
 
     Raises:
         TypeError: as multi_head.
@@ -206,7 +285,7 @@ def multi_head_backward(
     Example:
         >>> one = np.ones((1, 1))
         >>> grads = multi_head_backward(one, one, one, one, one, one, 2 * one, 3 * one, heads=1)
-        >>> [float(grad[0, 0]) for grad in grads]
+        >>> [float(grad[0, 0]) for grad in grads[:7]]
         [0.0, 0.0, 6.0, 0.0, 0.0, 3.0, 2.0]
     """
     kv_heads = heads if kv_heads is None else kv_heads
@@ -214,16 +293,27 @@ def multi_head_backward(
     _check((query, key, value), weights, out_weight, heads, kv_heads)
     check_same_shape("grad_output", grad_output, (*query.shape[:-1], len(out_weight)))
 
-    projected = (
-        split_heads(query @ query_weight.T, heads),
-        split_heads(key @ key_weight.T, kv_heads),
+    queries = split_heads(query @ query_weight.T, heads)
+    keys = split_heads(key @ key_weight.T, kv_heads)
+    given = (
+        _normed(queries, query_norm, eps),
+        _normed(keys, key_norm, eps),
         split_heads(value @ value_weight.T, kv_heads),
     )
-    joined = join_heads(attention(*projected, mask=mask))
-    grad_joined = grad_output @ out_weight
-    grad_heads = attention_backward(split_heads(grad_joined, heads), *projected, mask=mask)
-    grad_query, grad_key, grad_value = (join_heads(gradient) for gradient in grad_heads[:3])
-    return (
+    steps = {"mask": mask, "normalizer": normalizer, "scale": scale, "softcap": softcap}
+    joined = join_heads(attention(*given, **steps))  # type: ignore[call-overload]
+    grad_heads = attention_backward(
+        split_heads(grad_output @ out_weight, heads),
+        *given,
+        **steps,  # type: ignore[arg-type]
+        normalizer_backward=normalizer_backward,
+    )
+    grad_queries, grad_query_norm = _normed_backward(grad_heads.query, queries, query_norm, eps)
+    grad_keys, grad_key_norm = _normed_backward(grad_heads.key, keys, key_norm, eps)
+    grad_query, grad_key, grad_value = (
+        join_heads(gradient) for gradient in (grad_queries, grad_keys, grad_heads.value)
+    )
+    return MultiHeadGradients(
         grad_query @ query_weight,
         grad_key @ key_weight,
         grad_value @ value_weight,
@@ -231,7 +321,19 @@ def multi_head_backward(
         weight_gradient(grad_key, key),
         weight_gradient(grad_value, value),
         weight_gradient(grad_output, joined),
+        grad_query_norm,
+        grad_key_norm,
     )
+
+
+def _normed(x: Array, weight: Array | None, eps: float) -> Array:
+    return x if weight is None else rms_norm(x, weight, eps)
+
+
+def _normed_backward(
+    grad_normed: Array, x: Array, weight: Array | None, eps: float
+) -> tuple[Array, Array | None]:
+    return (grad_normed, None) if weight is None else rms_norm_backward(grad_normed, x, weight, eps)
 
 
 def multi_head_decoding(

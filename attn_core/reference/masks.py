@@ -105,33 +105,50 @@ def window(
 def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
     r"""Let every query attend to the real keys of its sequence and to none of the padding.
 
-    .. math:: m_{bij} = [\, j < \mathrm{lengths}_b \,]
+    .. math:: m_{bij} = [\, j < \mathrm{lengths}_b \,] \qquad\text{or}\qquad
+        m_{bij} = [\, \mathrm{lengths}_{bj} = 1 \,]
 
     Args:
-        lengths: how many keys of each batch entry are real, shape (B,).
+        lengths: how many keys of each batch entry are real, the first ones, integers of shape
+            (B,); or which of them are, boolean or 0 and 1, shape (B, S): then padding may stand
+            anywhere.
         k_len: number of keys, padding included, S.
 
     Returns:
         Boolean mask, shape (B, 1, 1, S): batch, head, query, key.
 
     Raises:
-        TypeError: lengths holds no integers.
-        ValueError: lengths has not one dimension, is empty, or leaves the range from 0 to k_len.
+        TypeError: lengths holds neither integers nor, where it is a table, truth values.
+        ValueError: lengths is empty or has neither one nor two dimensions, a length leaves the
+            range from 0 to k_len, or a table has another width than k_len or numbers other than 0 and 1.
 
     Source: The usual practice for batches of sequences of different lengths.
 
     Example:
         >>> padding([1, 3], 3)[:, 0, 0].astype(int).tolist()
         [[1, 0, 0], [1, 1, 1]]
+        >>> padding([[0, 0, 1], [1, 1, 1]], 3)[:, 0, 0].astype(int).tolist()
+        [[0, 0, 1], [1, 1, 1]]
     """
-    length = np.asarray(lengths)
-    if length.size and not np.issubdtype(length.dtype, np.integer):
-        raise TypeError(f"lengths must be integers, got {length.dtype}")
-    if length.ndim != 1 or length.size == 0:
-        raise ValueError(f"lengths must be one integer per batch entry, got {length.tolist()}")
-    if length.min() < 0 or length.max() > k_len:
-        raise ValueError(f"lengths must be between 0 and k_len ({k_len}), got {length.tolist()}")
-    mask: Array = np.arange(k_len) < length[:, None, None, None]
+    known = np.asarray(lengths)
+    is_table = known.ndim == 2
+    if known.size == 0:
+        raise ValueError(f"lengths must be one integer per batch entry, got {known.tolist()}")
+    if not np.issubdtype(known.dtype, np.integer) and not (is_table and known.dtype == bool):
+        raise TypeError(
+            f"lengths must be integers, or a boolean table (batch, keys), got {known.dtype}"
+        )
+    if known.ndim not in (1, 2):
+        raise ValueError(f"lengths must have shape (batch,) or (batch, keys), got {known.shape}")
+    if is_table:
+        if known.shape[1] != k_len:
+            raise ValueError(f"lengths must have k_len ({k_len}) columns, got shape {known.shape}")
+        if not np.isin(known, (0, 1)).all():
+            raise ValueError(f"lengths must be 0 and 1 where it is a table, got {known.tolist()}")
+        return known[:, None, None].astype(bool)
+    if known.min() < 0 or known.max() > k_len:
+        raise ValueError(f"lengths must be between 0 and k_len ({k_len}), got {known.tolist()}")
+    mask: Array = np.arange(k_len) < known[:, None, None, None]
     return mask
 
 

@@ -82,17 +82,93 @@ def layer_norm_backward(
     return grad_x, (grad_output * normed).sum(axis=all_rows), grad_output.sum(axis=all_rows)
 
 
+def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
+    r"""Give the entries of every vector a mean square of 1, then stretch them.
+
+    .. math:: y = w \odot \hat x, \qquad
+              \hat x = \frac{x}{\sqrt{\tfrac{1}{D} \sum_d x_d^2 + \epsilon}}
+
+    Unlike layer_norm it takes no mean away.
+
+    Args:
+        x: vectors, shape (..., L, D).
+        weight: w, shape (D,).
+        eps: added to the mean square.
+
+    Returns:
+        Vectors, shape (..., L, D).
+
+    Raises:
+        TypeError: an array holds no floating-point numbers, or dtypes differ.
+        ValueError: shapes do not fit, or eps is negative.
+
+    Source: Zhang and Sennrich 2019, equation 4.
+
+    Example:
+        >>> rms_norm(np.array([[1.0, 7.0]]), np.array([1.0, 10.0]), eps=0.0).tolist()
+        [[0.2, 14.0]]
+    """
+    _check_norm(x, weight, None, eps)
+    normed: Array = weight * x / _root_mean_square(x, eps)
+    return normed
+
+
+def rms_norm_backward(
+    grad_output: Array, x: Array, weight: Array, eps: float = 1e-6
+) -> tuple[Array, Array]:
+    r"""Carry a gradient from normed vectors back to the vectors and the weight.
+
+    .. math:: \bar w = \sum \bar y \odot \hat x, \qquad
+              \bar x = \frac{g - \hat x \operatorname{mean}(g \odot \hat x)}
+                            {\sqrt{\tfrac{1}{D} \sum_d x_d^2 + \epsilon}},
+              \qquad g = w \odot \bar y
+
+    Args:
+        grad_output: gradient of the loss with respect to the output, shape (..., L, D).
+        x: as in rms_norm.
+        weight: as in rms_norm.
+        eps: as in rms_norm.
+
+    Returns:
+        The gradients of x and weight, each with the shape of its input.
+
+    Raises:
+        TypeError: as rms_norm.
+        ValueError: as rms_norm, or grad_output does not have the shape of x.
+
+    Source: The chain rule: the mean square depends on every entry.
+
+    Example:
+        >>> x, one = np.array([[3.0, 3.0]]), np.ones(2)
+        >>> rms_norm_backward(np.ones((1, 2)), x, one, eps=0.0)[0].tolist()
+        [[0.0, 0.0]]
+    """
+    _check_norm(x, weight, None, eps)
+    check_same_shape("grad_output", grad_output, x.shape)
+    root = _root_mean_square(x, eps)
+    normed = x / root
+    grad_normed = weight * grad_output
+    grad_x = (grad_normed - normed * (grad_normed * normed).mean(axis=-1, keepdims=True)) / root
+    return grad_x, (grad_output * normed).sum(axis=tuple(range(x.ndim - 1)))
+
+
+def _root_mean_square(x: Array, eps: float) -> Array:
+    root: Array = np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps)
+    return root
+
+
 def _normed(x: Array, eps: float) -> tuple[Array, Array]:
     centred = x - x.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
     return centred / deviation, deviation
 
 
-def _check_norm(x: Array, weight: Array, bias: Array, eps: float) -> None:
+def _check_norm(x: Array, weight: Array, bias: Array | None, eps: float) -> None:
     check_float_arrays(x=x)
-    check_float_arrays(min_dims=1, x=x, weight=weight, bias=bias)
-    check_same_shape("weight", weight, x.shape[-1:])
-    check_same_shape("bias", bias, x.shape[-1:])
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    check_float_arrays(min_dims=1, x=x, **parameters)
+    for name, parameter in parameters.items():
+        check_same_shape(name, parameter, x.shape[-1:])
     check_number("eps", eps)
     if eps < 0:
         raise ValueError(f"eps must be 0 or more, got {eps}")

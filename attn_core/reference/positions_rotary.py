@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from attn_core.reference.shapes import (
     check_number,
     check_same_shape,
 )
+
+Ramp = Literal["index", "unrounded index", "rotations"]
 
 
 class Scaling:
@@ -113,8 +115,9 @@ class YaRNScaling(Scaling):
         beta_fast: from this number of turns within that length on, a pair is left as it is.
         beta_slow: up to this number, it is squeezed.
         mscale: takes the place of the attention factor above.
-        ramp: "index", the released code: γ falls linearly in k, between integers; "rotations",
-            the paper: linearly in the number of turns.
+        ramp: "index", the released code: γ falls linearly in k, between integers; "unrounded
+            index", gpt-oss: between any numbers; "rotations", the paper: linearly in the number
+            of turns.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -134,7 +137,7 @@ class YaRNScaling(Scaling):
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     mscale: float | None = None
-    ramp: Literal["index", "rotations"] = "index"
+    ramp: Ramp = "index"
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -148,8 +151,8 @@ class YaRNScaling(Scaling):
             raise ValueError(
                 f"beta_fast must be above beta_slow, got {self.beta_fast} and {self.beta_slow}"
             )
-        if self.ramp not in ("index", "rotations"):
-            raise ValueError(f"ramp must be 'index' or 'rotations', got {self.ramp!r}")
+        if self.ramp not in get_args(Ramp):
+            raise ValueError(f"ramp must be one of {get_args(Ramp)}, got {self.ramp!r}")
 
     @property
     def attention_factor(self) -> float:
@@ -175,8 +178,10 @@ class YaRNScaling(Scaling):
             log_theta = math.log(2 * math.pi * turns / self.original_length)
             return -log_theta / math.log(base) * dim / 2
 
-        first = max(math.floor(index_of(self.beta_fast)), 0)
-        last = min(math.ceil(index_of(self.beta_slow)), dim - 1)
+        first, last = index_of(self.beta_fast), index_of(self.beta_slow)
+        if self.ramp == "index":
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, dim - 1)
         width = last - first if last != first else 0.001  # the released code's steepest ramp
         return 1 - np.clip((np.arange(dim // 2) - first) / width, 0, 1)
 

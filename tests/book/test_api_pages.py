@@ -22,6 +22,7 @@ MODULES = [
     "reference",
     "plot",
     "interpret",
+    "hugging_face",
     "diagnosis",
     "diagnosis.listings",
     "testing",

@@ -5,8 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import transformers
 import yaml
 from execute_notebooks import ROOT
 
@@ -50,7 +52,7 @@ def test_readme_gives_the_two_commands():
 
 def test_readme_examples_run_and_print_what_they_say(capsys: pytest.CaptureFixture[str]):
     readme = text_of(ROOT / "README.md")
-    attend, mark = re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
+    attend, mark, _ = re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
     names: dict[str, object] = {}
     exec(attend, names)
     assert names["result"].weights.shape == (2, 4, 10, 10)
@@ -58,6 +60,37 @@ def test_readme_examples_run_and_print_what_they_say(capsys: pytest.CaptureFixtu
     (printed,) = re.findall(r"^```text\n(.*?)^```", readme, flags=re.M | re.S)
     rounding = re.compile(r"to \de-\d\d")  # is another machine's
     assert rounding.sub("", capsys.readouterr().out) == rounding.sub("", printed)
+
+
+def test_the_readmes_look_into_a_hugging_face_model_runs(monkeypatch: pytest.MonkeyPatch):
+    """With a small random model in place of the one that it downloads."""
+    readme = text_of(ROOT / "README.md")
+    (look,) = [
+        example
+        for example in re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
+        if "hugging_face" in example
+    ]
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4}
+    config = transformers.Qwen3Config(**sizes, num_key_value_heads=1, num_hidden_layers=1)
+
+    class Words:
+        def __call__(self, text: str, return_tensors: str) -> transformers.BatchEncoding:
+            numbers = [list(range(len(text.split())))]
+            return transformers.BatchEncoding({"input_ids": numbers}, tensor_type=return_tensors)
+
+        def decode(self, token: object) -> str:
+            return f"word {token}"
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: Words())
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda name, **options: transformers.AutoModelForCausalLM.from_config(config, **options),
+    )
+    names: dict[str, object] = {}
+    exec(look, names)
+    assert names["layers"]["model.layers.0.self_attn"][0].shape == (1, 2, 10, 10)
+    plt.close("all")
 
 
 def test_readme_names_every_data_package_with_its_licence():

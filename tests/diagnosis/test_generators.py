@@ -85,6 +85,30 @@ def test_a_language_model_is_asked_with_tokens():
     assert model.training
 
 
+@pytest.mark.parametrize(
+    ("full", "step", "says"),
+    [
+        (lambda x: x.numpy(), lambda x, state: (x.numpy(), None), None),
+        (lambda x: "words", lambda x, state: (x, None), "it returns str"),
+        (lambda x: x.sum(), lambda x, state: (x, None), "for every token"),
+        (lambda x: x / 0, lambda x, state: (x, None), "NaN or infinity"),
+        (lambda x: x, lambda x, state: x, "not an output and a state"),
+        (lambda x: x, lambda x, state: (None, None), "it returns NoneType"),
+        (lambda x: x, lambda x, state: (x.sum(), None), "do not make a sequence"),
+    ],
+)
+def test_whatever_a_generator_returns_there_is_a_report(full, step, says):
+    report = diagnose(full, step=step, inputs=INPUTS)
+    assert bool(report) == (says is None), str(report)
+    assert says is None or says in report.trouble
+
+
+def test_a_step_that_gives_nan_is_named():
+    report = diagnose(lambda x: x, step=lambda x, state: (x / (x != x), None), inputs=INPUTS)
+    assert [one.name for one in report.mistakes] == ["cache differs"]
+    assert "from position 0 on" in str(report)
+
+
 def test_a_generator_that_crashes_gets_a_report():
     def step(piece, state):
         raise IndexError("position")

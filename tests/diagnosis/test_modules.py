@@ -1,5 +1,7 @@
 """Modules are judged from outside: each mistake planted in a layer, and named."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -146,6 +148,52 @@ class OfEqualLengths(OfThree):
         return super().forward(query, key, value.reshape(query.shape))
 
 
+class OutOfOrder(OfThree):
+    def forward(self, values, keys, queries):
+        return super().forward(queries, keys, values)
+
+
+class OutOfOrderAndOfEqualLengths(OfThree):
+    def forward(self, values, keys, queries):
+        return super().forward(queries, keys, values.reshape(queries.shape))
+
+
+class Heads(nn.Module):
+    """Several heads, split and joined right or by a view."""
+
+    def __init__(self, heads=4, *, split=False, join=False, knows=None, kept=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.projections = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.positions = nn.Parameter(torch.randn(64, 16))
+        self.sizes = (heads, 16 // heads)
+        self.split, self.join, self.knows = split, join, knows
+        if kept:
+            self.num_heads = heads
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        heads, width = self.sizes
+        if self.knows == "added":
+            x = x + self.positions[:length]
+
+        def split(x):
+            if self.split:
+                return x.view(batch, heads, length, width)
+            return x.view(batch, length, heads, width).transpose(1, 2)
+
+        query, key, value = (split(one(x)) for one in self.projections[:3])
+        scores = query @ key.mT / width**0.5
+        places = torch.arange(length)
+        if self.knows == "distances":
+            scores = scores - (places[:, None] - places).abs()
+        if self.knows == "past":
+            scores = scores.masked_fill(places > places[:, None], -torch.inf)
+        output = scores.softmax(-1) @ value
+        output = output if self.join else output.transpose(1, 2)
+        return self.projections[3](output.reshape(batch, length, 16)) + 0 * self.positions.sum()
+
+
 def names(report):
     assert report.trouble is None, str(report)
     return [one.name for one in report.mistakes]
@@ -165,6 +213,7 @@ def names(report):
         (OfOneElement, ["weights all 1"]),
         (Dropping, ["random in evaluation"]),
         (InPlace, ["changes its input"]),
+        (OutOfOrder, []),
         (AcrossTheBatch, ["batch entries influence each other"]),
         (PositionsOfTheBatch, ["positions follow the batch"]),
         (Detached, ["parameters unused", "gradient wrong"]),
@@ -179,6 +228,112 @@ def test_what_can_be_seen_from_outside_is_named(layer, mistakes):
     assert set(mistakes) <= set(seen), str(report)
     if not mistakes:
         assert report, str(report)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        ({}, None),
+        ({"knows": "distances"}, None),
+        ({"knows": "past"}, None),
+        ({"split": True}, "heads split by view"),
+        ({"split": True, "heads": 2}, "heads split by view"),
+        ({"split": True, "join": True}, "heads split by view"),
+        ({"join": True}, "heads joined by view"),
+        ({"join": True, "knows": "past"}, "heads joined by view"),
+    ],
+)
+def test_heads_that_are_split_or_joined_by_view_are_named(settings, mistake, kept):
+    report = diagnose(Heads(**settings, kept=kept))
+    seen = names(report)
+    assert [name for name in seen if name.startswith("heads")] == ([mistake] if mistake else [])
+    assert report.untested == ()
+    if mistake:
+        assert f"{settings.get('heads', 4)} heads" in str(report)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_of_added_positions_it_is_said_that_heads_cannot_be_told(split):
+    report = diagnose(Heads(split=split, knows="added"))
+    assert "nothing wrong was seen, but not all can be told" in str(report)
+    assert "nothing wrong that can be seen" not in str(report)
+    assert "heads" in report.untested[0]
+    assert "cannot be told" in report.untested[0]
+    assert report.as_data()["untested"] == list(report.untested)
+
+
+@pytest.mark.parametrize("knows", ["distances", "past"])
+def test_views_with_positions_are_never_said_to_be_right(knows):
+    report = diagnose(Heads(split=True, knows=knows))
+    assert not report or report.untested
+
+
+def test_distances_are_positions():
+    assert "knows positions" in str(diagnose(Heads(knows="distances")))
+
+
+def test_names_of_arguments_tell_their_order():
+    assert names(diagnose(OutOfOrderAndOfEqualLengths())) == ["equal lengths needed"]
+    given = tuple(torch.randn(2, length, 12) for length in (7, 7, 5))
+    assert names(diagnose(OutOfOrder(), inputs=given)) == []
+
+
+def test_dropout_is_one_mistake():
+    report = diagnose(Dropping())
+    assert names(report) == ["random in evaluation"]
+    assert "two calls" in report.untested[0]
+
+
+class Gives(nn.Module):
+    def __init__(self, given):
+        super().__init__()
+        self.layer, self.given = nn.Linear(12, 12), given
+
+    def forward(self, x):
+        return self.given(self.layer(x))
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LazyLinear(12)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (Gives(lambda x: x.detach().numpy()), "ndarray"),
+        (Gives(lambda x: x.sum()), "shape ()"),
+        (Gives(lambda x: x / 0), "NaN or infinity"),
+        (Gives(lambda x: x * 1j), "no tensor of numbers"),
+        (Gives(lambda x: x.to_sparse()), "no tensor of numbers"),
+        (Gives(lambda x: {}), "no tensor"),
+        (Gives(lambda x: sys.exit(3)), "SystemExit"),
+        (Gives(lambda x: x.flatten(1)[:, : torch.randint(1, 9, ())]), ""),
+        (Gives(lambda x: x.argmax(-1)), ""),
+        (Lazy(), ""),
+    ],
+)
+def test_whatever_a_module_returns_there_is_a_report(module, says):
+    report = diagnose(module)
+    assert says in str(report)
+    assert "broke off" not in str(report)
+    if says:
+        assert report.trouble
+
+
+@pytest.mark.filterwarnings("ignore")  # it is on its way out
+def test_a_module_that_torchscript_has_compiled_is_judged():
+    assert names(diagnose(torch.jit.script(Layer()))) == []
+
+
+def test_a_module_made_in_inference_mode_has_gradients():
+    with torch.inference_mode():
+        assert names(diagnose(Layer())) == []
 
 
 def test_a_query_that_does_not_matter_is_named():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from refusals import assert_refuses
 from torch import nn
+from torch.nn import functional as F
 
-from attn_core import interpret, masks
+from attn_core import attention, interpret, masks
 from attn_core.interpret import ablate_heads, record
 from attn_core.modules import AttentionPooling, KVCache, MultiHeadAttention, SelfAttention
 
@@ -275,3 +276,58 @@ REFUSED = {
 @pytest.mark.parametrize(("call", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_it_refuses(call, error, says):
     assert_refuses(call, error, says)
+
+
+class CallsPyTorch(nn.Module):
+    """Attention as most models call it, through a function that keeps no weights."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.attend, self.proj = attend, nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.attend(self.proj(x), x, x)
+
+
+def test_it_says_why_nothing_is_seen_of_pytorchs_function():
+    model, x = CallsPyTorch(F.scaled_dot_product_attention), torch.randn(1, 5, 8)
+    says = r"scaled_dot_product_attention.*attn_core\.attention"
+    with pytest.raises(ValueError, match=says), record(model):
+        model(x)
+    model.attend = attention  # what the message asks for
+    with record(model) as weights:
+        model(x)
+    assert weights["CallsPyTorch"][0].shape == (1, 5, 5)
+
+
+@pytest.mark.parametrize("make", [MultiHeadAttention, nn.MultiheadAttention])
+def test_heads_are_taken_out_inside_a_record(make):
+    torch.manual_seed(0)
+    layers = nn.ModuleList([make(8, 2), make(8, 2)]).eval()
+    x = torch.randn(1, 5, 8)
+
+    def run(x):
+        for layer in layers:
+            result = layer(x, x, x)
+            x = result[0] if isinstance(result, tuple) else result
+        return x
+
+    with ablate_heads(layers, {"0": [1]}), record(layers) as expected:
+        expected_output = run(x)
+    with record(layers) as seen, ablate_heads(layers, {"0": [1]}):
+        output = run(x)
+    assert torch.equal(output, expected_output)
+    assert not torch.allclose(output, run(x))
+    torch.testing.assert_close(seen, expected)
+
+
+@pytest.mark.parametrize("make", [MultiHeadAttention, nn.MultiheadAttention])
+def test_a_record_inside_a_record_sees_the_same(make):
+    layer, x = nn.Sequential(make(8, 2)), torch.randn(1, 5, 8)
+    with record(layer) as outer:
+        with record(layer) as inner:
+            layer[0](x, x, x)
+        layer[0](x, x, x)
+    assert torch.equal(inner["0"][0], outer["0"][-1])
+    assert len(inner["0"]) == 1
+    assert "forward" not in vars(layer[0])

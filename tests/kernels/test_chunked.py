@@ -4,11 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from allocations import peak
 from small_blocks import small_blocks
 from torch.autograd import forward_ad
 
 from attn_core import attention, kernels, masks, positions
-from attn_core.normalizers import softmax_with_sink
+from attn_core.arguments import check_arguments
+from attn_core.kernels.grid import Grid
+from attn_core.normalizers import softmax, softmax_with_sink
 
 
 def normal(*shapes, seed=0, dtype=torch.float64):
@@ -73,8 +76,9 @@ def test_a_sink_that_is_not_given_has_the_score_0(normalizer):
         {"mask": masks.causal(), "softcap": 1.5},
         {"mask": masks.window(2, 1) & masks.padding([7, 4])},
         {"normalizer": partial(softmax_with_sink, sink=0.4), "softcap": 2.0},
+        {"normalizer": partial(softmax, temperature=0.3), "bias": positions.ALiBi(2).double()},
     ],
-    ids=["ALiBi", "softcap", "padding", "sink"],
+    ids=["ALiBi", "softcap", "padding", "sink", "temperature"],
 )
 def test_gradients_are_right(options, kv_heads):
     inputs = [
@@ -136,3 +140,87 @@ def test_a_sink_that_does_not_fit_is_refused(sink):
     x = torch.ones(1, 2, 5, 4)
     with pytest.raises(ValueError, match="sink"):
         attention(x, x, x, normalizer=partial(softmax_with_sink, sink=sink))
+
+
+SPARSE = {
+    "documents": masks.document(torch.arange(1000) // 250),
+    "causal documents": masks.causal() & masks.document(torch.arange(1000) // 250),
+    "blocks": masks.bigbird(1000, 20),
+    "strides": masks.sparse_transformer(40),
+    "strides of all": masks.strided(40),
+    "blocks of heads": masks.block_sparse(torch.eye(50).roll(7, 0).repeat(2, 1, 1) > 0, 20),
+    "padding": masks.padding([30]),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_keys_that_no_query_of_a_block_may_attend_are_not_computed(name):
+    """A block of queries looks at those keys that one of them may attend, and at no others."""
+    mask, x = SPARSE[name], torch.ones(1, 2, 1000, 1)
+    with small_blocks(20, 64):
+        grid = Grid(check_arguments(x, x, x, mask=mask))
+        blocks = [block for rows in grid.row_blocks() for block in grid.blocks(rows)]
+    looked_at = torch.zeros(1000, 1000, dtype=torch.bool)
+    for block in blocks:
+        assert not looked_at[block.rows, block.keys].any()
+        looked_at[block.rows, block.keys] = True
+    table = mask.dense(1000, 1000).expand(1, 2, 1000, 1000).any(1)[0]
+    needed = table.unflatten(0, (-1, 20)).any(1).repeat_interleave(20, 0)
+    assert torch.equal(looked_at, needed)
+    # They are gathered, so that there are no more steps than their number asks for.
+    assert len(blocks) <= needed[::20].sum(1).div(64).floor().add(2).sum()
+
+
+@pytest.mark.parametrize("offset", [0, 3, torch.tensor([0, 5])], ids=str)
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.sparse_transformer(4),
+        masks.strided(3) & masks.padding([17, 9]),
+        masks.bigbird(20, 2),
+        ~masks.document(torch.arange(20) // 6),
+    ],
+    ids=repr,
+)
+def test_gathered_keys_get_their_gradients(mask, offset):
+    """Also where each key adds a number of its own, and a bias object reads query and key."""
+    torch.manual_seed(0)
+    inputs = normal((2, 2, 13, 4), (2, 1, 20, 4), (2, 1, 20, 3), (2, 1, 20), (13, 20))
+    inputs = [x.requires_grad_() for x in inputs]
+    shaw = positions.ShawBias(4, max_distance=3).double()
+    for bias in (inputs[3], inputs[4], shaw):
+        learned = [*inputs[:3], *(shaw.parameters() if bias is shaw else [bias])]
+        results = []
+        for kernel in ("explicit", "chunked"):
+            with kernels.use(kernel):
+                output = attention(*inputs[:3], mask=mask, bias=bias, q_offset=offset)
+            results.append([output, *torch.autograd.grad(output.square().sum(), learned)])
+        for expected, seen in zip(*results, strict=True):
+            torch.testing.assert_close(seen, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 3.0, 1e-30])
+def test_a_temperature_is_that_of_softmax(temperature):
+    query, key, value, bias = normal((2, 9, 4), (1, 11, 4), (1, 11, 3), (9, 11))
+    options = {
+        "mask": normal((9, 11), seed=2)[0] > 0,
+        "bias": bias,
+        "normalizer": partial(softmax, temperature=temperature),
+    }
+    seen = attention(query, key, value, **options)
+    with kernels.use("explicit"):
+        expected = attention(query, key, value, **options)
+    torch.testing.assert_close(seen, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_temperature_holds_no_weights():
+    x = torch.ones(1, 1, 400, 2)
+    with small_blocks(100, 100):
+        holds = peak(lambda: attention(x, x, x, normalizer=partial(softmax, temperature=2.0)))
+    assert holds < 4 * 400 * 400 / 2
+
+
+def test_a_wrong_temperature_is_named():
+    x = torch.ones(1, 3, 2)
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        attention(x, x, x, normalizer=partial(softmax, temperature=0))

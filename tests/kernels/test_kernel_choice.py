@@ -65,6 +65,7 @@ SINK = partial(normalizers.softmax_with_sink, sink=0.3)
         ({"bias": torch.zeros(1000, 1000)}, "sdpa", []),
         ({"softcap": 2.0}, "chunked", []),
         ({"normalizer": SINK}, "chunked", []),
+        ({"normalizer": partial(normalizers.softmax, temperature=2.0)}, "chunked", []),
         ({"mask": masks.window(800, 0), "softcap": 2.0}, "chunked", ["banded"]),
         ({"normalizer": normalizers.sparsemax}, "explicit", []),
         ({"score": scores.cosine}, "explicit", []),
@@ -85,6 +86,51 @@ def test_a_mask_that_would_be_a_huge_table_is_read_in_chunks():
     choice = kernels.which(x, x, x, mask=masks.causal() & masks.padding([8000]))
     assert choice.kernel == "chunked"
     assert "table of 81000000 pairs" in choice.passed_over["sdpa"]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.causal() & masks.document(torch.arange(4096) // 2048),
+        masks.bigbird(4096, 64),
+        masks.sparse_transformer(64),
+    ],
+    ids=repr,
+)
+def test_a_mask_with_much_to_skip_is_read_in_chunks(mask):
+    x = torch.ones(1, 1, 4096, 4)
+    assert kernels.which(x, x, x, mask=mask).kernel == "chunked"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dropout_p": 0.1}, "no dropout"),
+        ({"bias": torch.zeros(1000, 1000, requires_grad=True)}, "no gradient of a bias"),
+    ],
+    ids=["dropout", "bias"],
+)
+def test_where_pytorch_would_hold_all_weights_chunked_runs(options, says):
+    x = torch.ones(1, 2, 1000, 4)
+    choice = kernels.which(x, x, x, **options)
+    assert choice.kernel == "chunked"
+    assert says in choice.passed_over["sdpa"]
+    assert "all 2000000 weights" in choice.passed_over["sdpa"]
+    with torch.no_grad():
+        assert kernels.which(x[:, :, :9], x, x, dropout_p=0.1).kernel == "sdpa"
+
+
+def test_values_wider_than_keys_hold_no_weights():
+    x, value = torch.ones(1, 2, 1000, 4), torch.ones(1, 2, 1000, 5)
+    choice = kernels.which(x, x, value)
+    assert choice.kernel == "chunked"
+    assert "values as wide as keys" in choice.passed_over["sdpa"]
+    assert peak(lambda: attention(x, x, value)) < 4 * 2 * 1000 * 1000 / 2
+
+
+def test_padding_is_no_table_at_any_length():
+    x = torch.ones(2, 1, 9000, 4)
+    assert kernels.which(x, x, x, mask=masks.padding([8000, 9000])).kernel == "sdpa"
 
 
 def test_flex_never_runs_unasked_and_says_so():
@@ -220,6 +266,31 @@ def test_torch_compile_traces_attention_as_one_graph(options):
         lambda x: attention(x, x, x, **options), backend="eager", fullgraph=True
     )
     torch.testing.assert_close(compiled(x), attention(x, x, x, **options), rtol=1e-4, atol=1e-5)
+
+
+def test_torch_compile_takes_numbers_and_lengths_that_change():
+    """With ``dynamic=True`` numbers are traced too; a check must not read one."""
+    compiled = torch.compile(
+        lambda x, p: attention(x, x, x, scale=p) + attention(x, x, x, softcap=p + 1.0),
+        backend="eager",
+        fullgraph=True,
+        dynamic=True,
+    )
+    for length in (7, 9):
+        x = torch.randn(1, 2, length, 4)
+        expected = attention(x, x, x, scale=0.3) + attention(x, x, x, softcap=1.3)
+        torch.testing.assert_close(compiled(x, 0.3), expected)
+
+
+def test_a_sparse_normalizer_compiles_in_several_graphs_and_not_as_one():
+    options = {"backend": "eager", "dynamic": False}
+    x = torch.randn(1, 2, 5, 4)
+    whole = torch.compile(normalizers.sparsemax, fullgraph=True, **options)
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        whole(x)
+    broken = torch.compile(normalizers.sparsemax, **options)
+    torch.testing.assert_close(broken(x), normalizers.sparsemax(x))
+    assert "fullgraph" in normalizers.sparsemax.__doc__
 
 
 def test_torch_compile_notices_that_a_kernel_is_fixed():

@@ -3,13 +3,15 @@
 import re
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from drawn_calls import drawn_offsets, drawn_sizes, masks_with_rules, table_of_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import assert_refuses
 
-from attn_core import attention, masks
+from attn_core import attention, masks, reference
 
 
 @st.composite
@@ -122,6 +124,32 @@ def test_lengths_may_be_any_integers(lengths):
     assert torch.equal(masks.padding(lengths).dense(1, 3), expected)
 
 
+@pytest.mark.parametrize("as_given", [lambda t: t, lambda t: t.long(), lambda t: t.tolist()])
+def test_padding_may_stand_anywhere(as_given):
+    """A tokenizer's ``attention_mask`` says which keys are real, on the left too."""
+    real = torch.tensor([[False, False, True, True], [True, True, True, False]])
+    mask = masks.padding(as_given(real))
+    assert torch.equal(mask.dense(3, 4), real[:, None, None].expand(2, 1, 3, 4))
+    twin = reference.padding(np.asarray(as_given(real)), 4)
+    np.testing.assert_array_equal(mask.dense(1, 4), twin)
+    at_end = (mask & masks.causal()).dense(1, 4, 3)
+    assert torch.equal(at_end, real[:, None, None])
+    assert repr(mask) == "padding(2×4)"
+
+
+def test_a_table_of_padding_is_no_table_of_queries_and_keys():
+    """Where the numbers do not agree it is refused, and where they do it is (queries, keys)."""
+    real = torch.tensor([[False, True, True], [True, True, False]])
+    x, y = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
+    says = ["mask (2, 3)", "masks.padding(mask)"]
+    assert_refuses(lambda: attention(x, x, x, mask=real), ValueError, says)
+    by_query = attention(y, x, x, mask=real)
+    torch.testing.assert_close(by_query, attention(y, x, x, mask=masks.dense(real)))
+    by_entry = attention(y, x, x, mask=masks.padding(real))
+    torch.testing.assert_close(by_entry, attention(y, x, x, mask=real[:, None, None]))
+    assert not torch.allclose(by_query, by_entry)
+
+
 def test_a_dense_mask_belongs_to_the_rows_of_the_call_whatever_the_offset():
     table = torch.tensor([[True, False, True], [False, False, True]])
     for q_offset in (0, 1, 7):
@@ -133,6 +161,24 @@ def test_a_table_is_built_where_it_is_asked_for_wherever_the_offset_is():
     table = masks.causal().dense(2, 4, q_offset, device="meta")
     assert table.device.type == "meta"
     assert table.shape == masks.causal().dense(2, 4, q_offset).shape == (2, 1, 2, 4)
+
+
+@pytest.mark.parametrize("shape", list(product((1, 2), (1, 3), (1, 4), (1, 4))), ids=str)
+def test_a_dense_mask_broadcasts_as_a_tensor_does(shape):
+    table = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    query = torch.randn(2, 3, 4, 5)
+    by_mask = attention(query, query, query, mask=masks.dense(table) & masks.causal())
+    by_table = attention(query, query, query, mask=table & masks.causal().dense(4, 4))
+    torch.testing.assert_close(by_mask, by_table)
+
+
+def test_a_dense_mask_with_one_number_for_each_key_says_which_keys_are_real():
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    mask = masks.dense(real[:, None, None]) & masks.causal()
+    assert torch.equal(mask.dense(3, 3), (masks.padding([2, 1]) & masks.causal()).dense(3, 3))
+    assert torch.equal(mask.dense(1, 3, 2), (masks.padding([2, 1]) & masks.causal()).dense(1, 3, 2))
+    with pytest.raises(ValueError, match="made for 3 keys, got 4"):
+        mask.dense(4, 4)
 
 
 def test_masks_that_know_batch_and_heads_combine():
@@ -211,5 +257,36 @@ def test_the_picture_of_a_large_mask_shows_a_corner_and_says_so():
     picture = mask._repr_html_()
     assert len(squares(picture)) == 4 * 32 * 32
     assert len(picture) < 500_000
-    assert f"{806 * 500} of {5 * 500 * 500} pairs allowed" in picture
+    allowed = (32 + 32 + 1 + 2) * 32
+    assert f"a corner: {allowed} of {4 * 32 * 32} pairs allowed" in picture
     assert "4 of 5 tables, 32 of 500 queries, 32 of 500 keys" in picture
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.padding([20_000] * 6),
+        masks.document(torch.arange(65_536) // 100),
+        masks.bigbird(65_536, 512),
+        masks.dense(torch.arange(40) < torch.arange(3 * 40)[:, None] % 41) & masks.window(3, 0),
+        masks.block_sparse(torch.eye(3, dtype=torch.bool).expand(2, 6, 3, 3), 20),
+    ],
+    ids=str,
+)
+def test_no_more_is_asked_for_a_picture_than_it_shows(mask):
+    asked = []
+    rule = mask.predicate
+
+    def watched(at):
+        pairs = torch.broadcast_shapes(*(i.shape for i in at)).numel()
+        assert pairs <= 16 * 32 * 32
+        asked.append(pairs)
+        return rule(at)
+
+    mask.predicate = watched
+    fills = squares(mask._repr_html_())
+    assert asked
+    rows, tables = torch.arange(32)[:, None], (mask.batch or 1) * (mask.heads or 1)
+    expected = mask._like(rule, "unwatched").pairs(rows, torch.arange(32))
+    expected = expected.reshape(-1, 32, 32).expand(tables, 32, 32)[:4]
+    assert [fill != "#ffffff" for fill in fills] == expected.flatten().tolist()

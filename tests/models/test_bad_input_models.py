@@ -30,8 +30,15 @@ decoder = TransformerDecoder(8, 2, 2)
 transformer = Transformer(5, 6, 8, 2, 1)
 gpt = GPT(5, 8, 2, 1, max_len=4)
 bert = BERT(5, 8, 2, 1, max_len=4, pooler=False)
+pooling = BERT(5, 8, 2, 1, max_len=4, head=True)
 vit = ViT(4, 2, 1, 3, 8, 2, 1)
 whisper = Whisper(9, 8, 2, 1, max_frames=4, max_len=4)
+
+
+def gpt_cache(length):
+    cache = gpt.new_cache()
+    gpt(IDS[:, :length], cache=cache)
+    return cache
 
 
 def torch_encoder(**options):
@@ -49,10 +56,19 @@ BLOCK = {
     ),
     "feed-forward dropout": (lambda: FeedForward(8, dropout=1.0), ValueError, ["dropout", "1.0"]),
     "block heads": (lambda: Block(8, 3), ValueError, ["dim 8", "heads 3"]),
-    "block norm": (lambda: Block(8, 2, norm="both"), ValueError, ["norm", "'both'", "'pre'"]),
+    "block norm": (lambda: Block(8, 2, norm="none"), ValueError, ["norm", "'none'", "'pre'"]),
+    "block kind of norm": (
+        lambda: Block(8, 2, norm_kind="batch"),
+        ValueError,
+        ["norm_kind", "'batch'", "'rms'"],
+    ),
+    "block flag": (lambda: Block(8, 2, qk_norm="no"), TypeError, ["qk_norm", "'no'"]),
+    "block bias": (lambda: Block(8, 2, bias=0), TypeError, ["bias", "0"]),
+    "feed-forward bias": (lambda: FeedForward(8, bias=None), TypeError, ["bias", "None"]),
+    "block head width": (lambda: Block(8, 2, head_dim=0), ValueError, ["head_dim", "0"]),
     "block dropout": (lambda: Block(8, 2, dropout=-0.1), ValueError, ["dropout", "-0.1"]),
     "block rotary": (lambda: Block(8, 2, rotary=True), TypeError, ["rotary", "True"]),
-    "block unknown argument": (lambda: Block(8, 2, bias=False), TypeError, ["bias"]),
+    "block unknown argument": (lambda: Block(8, 2, biases=False), TypeError, ["biases"]),
     "block memory missing": (lambda: crossing(X), ValueError, ["memory", "missing"]),
     "block memory too many": (lambda: block(X, X), ValueError, ["memory", "no cross-attention"]),
     "feed-forward x": (lambda: FeedForward(8)(X[..., :4]), ValueError, ["x", "8", "(2, 3, 4)"]),
@@ -62,6 +78,62 @@ BLOCK = {
     "block x list": (lambda: block([[1.0]]), TypeError, ["x", "list"]),
     "block memory width": (lambda: crossing(X, X[..., :4]), ValueError, ["memory", "(2, 3, 4)"]),
     "block mask of numbers": (lambda: block(X, mask=torch.ones(3, 3)), TypeError, ["mask", "bias"]),
+    "block eps": (lambda: Block(8, 2, eps="a"), TypeError, ["eps", "'a'"]),
+    "block eps below 0": (lambda: Block(8, 2, eps=-1.0), ValueError, ["eps", "-1.0"]),
+    "block cache": (lambda: block(X, cache=3), TypeError, ["cache", "new_cache", "int"]),
+    "block weights": (
+        lambda: block(X, return_weights="no"),
+        TypeError,
+        ["return_weights", "'no'"],
+    ),
+    "stack norm": (
+        lambda: TransformerEncoder(8, 2, 1, final_norm="no"),
+        TypeError,
+        ["final_norm", "'no'"],
+    ),
+    "stack cache": (lambda: gpt(IDS, cache=[3]), TypeError, ["cache", "[3]"]),
+    "stack cache of one": (
+        lambda: gpt.decoder(X, cache=block.new_cache()),
+        TypeError,
+        ["cache", "BlockCache"],
+    ),
+    "transformer cache": (
+        lambda: transformer.decode(IDS, X[:1], cache=3),
+        TypeError,
+        ["cache", "3"],
+    ),
+    "whisper cache": (lambda: whisper.decode(IDS, X[:1], cache=()), TypeError, ["cache", "()"]),
+    "transformer without memory": (
+        lambda: transformer.decode(IDS, None),
+        TypeError,
+        ["memory", "NoneType"],
+    ),
+    "transformer memory width": (
+        lambda: transformer.decode(IDS, X[..., :4]),
+        ValueError,
+        ["memory", "8", "(2, 3, 4)"],
+    ),
+    "bert flag": (lambda: BERT(5, 8, 2, 1, pooler="no"), TypeError, ["pooler", "'no'"]),
+    "bert eps": (lambda: BERT(5, 8, 2, 1, eps="a"), TypeError, ["eps", "'a'"]),
+    "bert pools a list": (lambda: pooling.pool([1]), TypeError, ["states", "list"]),
+    "bert pools a matrix": (lambda: pooling.pool(X[0]), ValueError, ["states", "(3, 8)"]),
+    "bert pools another width": (
+        lambda: pooling.pool(X[..., :4]),
+        ValueError,
+        ["states", "8", "(2, 3, 4)"],
+    ),
+    "bert guesses nothing": (lambda: pooling.guess(None), TypeError, ["states", "NoneType"]),
+    "weights for no model": (lambda: load_weights(3, {}), TypeError, ["model", "int"]),
+    "weights in a list": (
+        lambda: load_weights(nn.Linear(1, 1), [1]),
+        TypeError,
+        ["tensors", "list"],
+    ),
+    "weights of numbers": (
+        lambda: load_weights(nn.Linear(1, 1), {"weight": 1}),
+        TypeError,
+        ["weight", "int"],
+    ),
     "block cache option": (lambda: block.new_cache(room=3), TypeError, ["room"]),
 }
 STACKS = {
@@ -93,18 +165,8 @@ STACKS = {
         TypeError,
         ["stack", "TransformerDecoder", "TransformerEncoder"],
     ),
-    "copy without biases": (
-        lambda: TransformerEncoder.from_torch(torch_encoder(bias=False)),
-        ValueError,
-        ["bias"],
-    ),
     "copy another activation": (
         lambda: TransformerEncoder.from_torch(torch_encoder(activation=torch.tanh)),
-        ValueError,
-        ["activation", "tanh"],
-    ),
-    "copy another gelu": (
-        lambda: TransformerEncoder.from_torch(torch_encoder(activation=nn.GELU("tanh"))),
         ValueError,
         ["activation", "tanh"],
     ),
@@ -168,6 +230,52 @@ LANGUAGE = {
     ),
     "gpt top none": (lambda: gpt.generate(IDS, 1, top_k=0), ValueError, ["top_k", "0"]),
     "gpt top float": (lambda: gpt.generate(IDS, 1, top_k=2.0), TypeError, ["top_k", "2.0"]),
+    "gpt one window too few": (
+        lambda: GPT(5, 8, 2, 2, max_len=4, window=[3]),
+        ValueError,
+        ["window", "2 blocks", "[3]"],
+    ),
+    "gpt tied": (lambda: GPT(5, 8, 2, 1, max_len=4, tied=1), TypeError, ["tied", "1"]),
+    "gpt is_token of numbers": (
+        lambda: gpt(IDS, is_token=torch.ones_like(IDS)),
+        TypeError,
+        ["is_token", "bool", "int64"],
+    ),
+    "gpt is_token of another length": (
+        lambda: gpt(IDS, is_token=torch.ones(1, 2).bool()),
+        ValueError,
+        ["is_token", "(1, 3)", "(1, 2)"],
+    ),
+    "gpt is_token of the new tokens only": (
+        lambda: gpt(IDS[:, 1:], is_token=torch.ones(1, 2).bool(), cache=gpt_cache(1)),
+        ValueError,
+        ["is_token", "(1, 3)", "(1, 2)"],
+    ),
+    "gpt mask of numbers": (
+        lambda: gpt(IDS, mask=torch.ones(3, 3)),
+        TypeError,
+        ["bool", "float32"],
+    ),
+    "gpt positions beyond": (
+        lambda: gpt(IDS, positions=torch.tensor([0, 1, 4])),
+        ValueError,
+        ["positions", "0 to 3", "4"],
+    ),
+    "gpt positions where it rotates": (
+        lambda: GPT(5, 8, 2, 1, rotary=Rotary(4))(IDS, positions=torch.arange(3)),
+        ValueError,
+        ["positions", "rotates"],
+    ),
+    "gpt generates behind padding": (
+        lambda: gpt.generate(IDS, 1, is_token=torch.tensor([[True, True, False]])),
+        ValueError,
+        ["is_token", "in front"],
+    ),
+    "a mask too few": (
+        lambda: gpt.decoder(X, mask=[None, None]),
+        ValueError,
+        ["mask", "2 entries", "1 blocks"],
+    ),
     "bert vocabulary": (lambda: BERT(0, 8, 2, 1), ValueError, ["vocab_size", "0"]),
     "bert segments": (lambda: BERT(5, 8, 2, 1, segments=0), ValueError, ["segments", "0"]),
     "bert too long": (lambda: bert(torch.ones(1, 5).long()), ValueError, ["max_len", "4"]),

@@ -6,7 +6,17 @@ import torch
 from gradients import unreached
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from attn_core.data import pretrained
 from attn_core.models import bert
@@ -126,6 +136,73 @@ def test_a_file_with_a_head_loads_and_guesses_as_hugging_face_does(tmp_path):
     expected = theirs(ids, attention_mask=is_token.long(), token_type_ids=segments).logits
     logits = ours.guess(ours(ids, is_token, segments=segments))
     torch.testing.assert_close(logits[is_token], expected[is_token], **TOLERANCE)
+
+
+TINY = BertConfig(
+    vocab_size=50,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=6,
+)
+
+
+def saved(cls, folder):
+    torch.manual_seed(0)
+    model = cls(TINY).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("cls", "head"),
+    [
+        (BertForPreTraining, "cls.seq_relationship"),
+        (BertForNextSentencePrediction, "cls.seq_relationship"),
+        (BertForSequenceClassification, "classifier"),
+        (BertForTokenClassification, "classifier"),
+        (BertForMultipleChoice, "classifier"),
+        (BertForQuestionAnswering, "qa_outputs"),
+    ],
+)
+def test_a_head_that_the_class_has_not_is_named_and_left_out(cls, head, tmp_path):
+    theirs = saved(cls, tmp_path)
+    with pytest.warns(UserWarning, match=rf"\['{head}\.bias', '{head}\.weight'\] are left out"):
+        ours = BERT.from_safetensors(tmp_path)
+    ids = torch.arange(6)[None]
+    expected = theirs.bert(ids)
+    torch.testing.assert_close(ours(ids), expected.last_hidden_state)
+    assert (ours.pooler is None) == (expected.pooler_output is None)
+    if cls is BertForPreTraining:
+        torch.testing.assert_close(ours.guess(ours(ids)), theirs(ids).prediction_logits)
+
+
+def test_what_is_no_known_head_is_refused(tmp_path):
+    saved(BertModel, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"adapter.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"unexpected \['adapter\.weight'\]"):
+        BERT.from_safetensors(tmp_path)
+
+
+@torch.no_grad()
+def test_norms_may_have_the_names_of_old_checkpoints(tmp_path):
+    theirs = saved(BertForMaskedLM, tmp_path)
+    for name, parameter in theirs.named_parameters():
+        if "LayerNorm" in name:
+            nn.init.normal_(parameter)
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        tensors[name] = tensor.clone()
+    assert sum("gamma" in name for name in tensors) == 4  # embedding, two in the block, head
+    save_file(tensors, tmp_path / "model.safetensors")
+    ours, ids = BERT.from_safetensors(tmp_path), torch.arange(6)[None]
+    torch.testing.assert_close(ours.guess(ours(ids)), theirs(ids).logits)
 
 
 def changed_copy(folder, change):

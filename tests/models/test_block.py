@@ -6,9 +6,10 @@ from torch import nn
 
 from attn_core import masks
 from attn_core.models.block import Block, FeedForward
+from attn_core.normalizers import sparsemax
 from attn_core.positions import Rotary
 
-NORMS = ["pre", "post"]
+NORMS = ["pre", "post", "both"]
 DIM = 16
 
 
@@ -18,6 +19,11 @@ def make_block(norm="pre", **options):
     for parameter in block.parameters():  # norms too: with weights of 1 they would hide mistakes
         nn.init.normal_(parameter, std=0.4)
     return block
+
+
+def near_gelu(x):
+    """Hendrycks and Gimpel's formula, with a hyperbolic tangent."""
+    return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
 def sequences(*lengths, batch=2):
@@ -63,19 +69,112 @@ def test_a_post_norm_block_that_adds_nothing_still_normalises():
     assert torch.equal(block(x), block.feed_forward_norm(block.attention_norm(x)))
 
 
-def test_gelu_and_relu_are_what_stands_between_two_linear_maps():
+def test_norms_before_and_after_read_as_their_equation():
+    block = make_block("both", cross=True)
+    x, memory = sequences(5, 7)
+    expected = x + block.attention_out_norm(
+        block.attention(block.attention_norm(x), mask=masks.causal())
+    )
+    crossed = block.memory_attention(block.memory_norm(expected), memory)
+    expected = expected + block.memory_out_norm(crossed)
+    fed = block.feed_forward(block.feed_forward_norm(expected))
+    expected = expected + block.feed_forward_out_norm(fed)
+    torch.testing.assert_close(block(x, memory, mask=masks.causal()), expected)
+
+
+def test_rms_norms_divide_by_the_root_of_the_mean_square_and_have_no_bias():
+    block = make_block(norm_kind="rms", qk_norm=True, eps=1e-3)
     (x,) = sequences(5)
-    for name, activation in {"gelu": F.gelu, "relu": F.relu}.items():
+    rms = (x.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    torch.testing.assert_close(block.attention_norm(x), x / rms * block.attention_norm.weight)
+    norms = [m for m in block.modules() if isinstance(m, nn.RMSNorm)]
+    assert [m.weight.numel() for m in norms] == [4, 4, DIM, DIM]  # of a head, and of a token
+    assert {m.eps for m in norms} == {1e-3}
+    assert not [m for m in block.modules() if isinstance(m, nn.LayerNorm)]
+
+
+def test_queries_and_keys_are_normed_head_by_head():
+    block = make_block(norm_kind="rms", qk_norm=True)
+    (x,) = sequences(5)
+    layer = block.attention
+
+    def heads(projection, norm):
+        return norm(projection(x).unflatten(-1, (4, 4)).transpose(1, 2))
+
+    query, key = heads(layer.query_proj, layer.query_norm), heads(layer.key_proj, layer.key_norm)
+    expected = (query @ key.mT / 2).softmax(-1)
+    torch.testing.assert_close(layer(x, return_weights=True).weights, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_biases_there_are_none(norm):
+    block = make_block(norm, bias=False, cross=True)
+    assert not [name for name, _ in block.named_parameters() if name.endswith("bias")]
+    x, memory = sequences(5, 7)
+    assert not block(0 * x, 0 * memory).any()  # nothing is added to zeros
+
+
+def test_a_head_may_be_wider_than_its_share():
+    block = make_block(head_dim=6, kv_heads=2, cross=True, qk_norm=True, rotary=Rotary())
+    assert block.attention.query_proj.out_features == 24
+    assert block.attention.key_proj.out_features == 12
+    assert block.memory_attention.key_proj.out_features == 24
+    x, memory = sequences(5, 7)
+    assert block(x, memory).shape == x.shape
+
+
+def test_scale_softcap_normalizer_and_sink_reach_self_attention():
+    (x,) = sequences(5)
+    block = make_block(scale=0.3, softcap=0.5, sink=True)
+    layer = block.attention
+    query = layer.query_proj(x).unflatten(-1, (4, 4)).transpose(1, 2)
+    key = layer.key_proj(x).unflatten(-1, (4, 4)).transpose(1, 2)
+    scores = 0.5 * torch.tanh(0.3 * query @ key.mT / 0.5)
+    with_sink = torch.cat([scores, layer.sink[:, None, None].expand(2, 4, 5, 1)], -1).softmax(-1)
+    weights = layer(x, return_weights=True).weights
+    torch.testing.assert_close(weights, with_sink[..., :-1])
+    block = make_block(normalizer=sparsemax)
+    assert (block(x, return_weights=True).weights == 0).any()
+
+
+def test_no_projection_is_read_so_that_each_may_be_wrapped():
+    class Wrapped(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.wrapped = inner
+
+        def forward(self, x):
+            return self.wrapped(x)
+
+    (x,) = sequences(5)
+    block = make_block()
+    expected = block(x)
+    network = block.feed_forward
+    network.inner, network.outer = Wrapped(network.inner), Wrapped(network.outer)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_a_bend_is_what_stands_between_two_linear_maps():
+    (x,) = sequences(5)
+    for name, activation in {"gelu": F.gelu, "relu": F.relu, "gelu_tanh": near_gelu}.items():
         layer = FeedForward(DIM, 24, activation=name)
         expected = activation(x @ layer.inner.weight.T + layer.inner.bias)
         torch.testing.assert_close(layer(x), expected @ layer.outer.weight.T + layer.outer.bias)
 
 
-def test_swiglu_multiplies_by_a_gate_and_has_no_bias():
-    layer = FeedForward(DIM, 24, activation="swiglu")
+@pytest.mark.parametrize(
+    ("name", "bend"),
+    [
+        ("swiglu", lambda gate: gate * torch.sigmoid(gate)),
+        ("geglu", F.gelu),
+        ("geglu_tanh", near_gelu),
+    ],
+)
+def test_a_gate_multiplies_and_has_no_bias(name, bend):
+    layer = FeedForward(DIM, 24, activation=name)
     (x,) = sequences(5)
-    gate = x @ layer.gate.weight.T
-    expected = (gate * torch.sigmoid(gate) * (x @ layer.inner.weight.T)) @ layer.outer.weight.T
+    gate = bend(x @ layer.gate.weight.T)
+    expected = (gate * (x @ layer.inner.weight.T)) @ layer.outer.weight.T
     torch.testing.assert_close(layer(x), expected)
     assert layer.inner.bias is layer.outer.bias is layer.gate.bias is None
 

@@ -14,9 +14,27 @@ TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 DIM, HIDDEN = 8, 20
 
 
-def make(norm, shape=(2, 5, DIM)):
+KINDS = {
+    "pre": {"norm": "pre"},
+    "post": {"norm": "post"},
+    "both": {"norm": "both"},
+    "without biases": {"norm": "pre", "bias": False},
+    "llama": {"norm": "pre", "bias": False, "norm_kind": "rms", "activation": "swiglu"}
+    | {"kv_heads": 1},
+    "qwen": {"norm": "pre", "norm_kind": "rms", "activation": "swiglu"}
+    | {"kv_heads": 1, "qk_norm": True, "head_dim": 6},
+    "gemma": {"norm": "both", "norm_kind": "rms", "bias": False, "scale": 0.3, "softcap": 0.8},
+}
+in_numpy_too = {"norm", "norm_kind", "activation", "kv_heads", "scale", "softcap"}
+
+
+def settings_of(kind):
+    return {"heads": 2} | {k: x for k, x in KINDS[kind].items() if k in in_numpy_too}
+
+
+def make(kind, shape=(2, 5, DIM)):
     torch.manual_seed(0)
-    block = Block(DIM, 2, hidden_dim=HIDDEN, norm=norm).double()
+    block = Block(DIM, 2, hidden_dim=HIDDEN, **KINDS[kind]).double()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.5)
     parameters = {name: p.detach().numpy() for name, p in block.named_parameters()}
@@ -34,12 +52,12 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mask", MASKS)
-def test_block(norm, mask):
-    block, parameters, x = make(norm)
+def test_block(kind, mask):
+    block, parameters, x = make(kind)
     in_torch, in_numpy = MASKS[mask]
-    options = {"heads": 2, "norm": norm, "mask": in_numpy}
+    options = settings_of(kind) | {"mask": in_numpy}
     x.requires_grad_()
     output = block(x, mask=in_torch)
     expected = reference.transformer_block(x.detach().numpy(), parameters, **options)
@@ -58,14 +76,14 @@ def test_block(norm, mask):
         )
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_the_way_back_is_the_slope(norm):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_way_back_is_the_slope(kind):
     """Finite differences along random directions, in x and in every parameter at once."""
-    _, parameters, x = make(norm, (3, DIM))
+    _, parameters, x = make(kind, (3, DIM))
     x = x.numpy()
     rng = np.random.default_rng(1)
     grad_output = rng.normal(size=x.shape)
-    options = {"heads": 2, "norm": norm, "mask": reference.causal(3, 3)}
+    options = settings_of(kind) | {"mask": reference.causal(3, 3)}
     gradients = reference.transformer_block_backward(grad_output, x, parameters, **options)
     for _ in range(5):
         step = rng.normal(size=x.shape)
@@ -104,6 +122,20 @@ def test_layer_norm(shape):
         reference.layer_norm_backward(grad_output, *arrays, eps=1e-3),
         strict=True,
     ):
+        np.testing.assert_allclose(seen.grad.numpy(), gradient, **TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [(4, DIM), (2, 3, DIM)])
+def test_rms_norm(shape):
+    arrays = [np.random.default_rng(i).normal(size=s) for i, s in enumerate([shape, DIM])]
+    x, weight = (torch.tensor(array, requires_grad=True) for array in arrays)
+    output = F.rms_norm(x, (DIM,), weight, eps=1e-3)
+    expected = reference.rms_norm(*arrays, eps=1e-3)
+    np.testing.assert_allclose(output.detach().numpy(), expected, **TOLERANCE)
+    grad_output = np.random.default_rng(9).normal(size=shape)
+    output.backward(torch.tensor(grad_output))
+    gradients = reference.rms_norm_backward(grad_output, *arrays, eps=1e-3)
+    for seen, gradient in zip((x, weight), gradients, strict=True):
         np.testing.assert_allclose(seen.grad.numpy(), gradient, **TOLERANCE)
 
 
@@ -155,12 +187,27 @@ REFUSED = {
     "x width": (
         block(x=X[..., :4]),
         ValueError,
-        ["attention.query_proj.weight", "(4, 4)", "(8, 8)"],
+        ["attention.query_proj.weight", "(8, 4)", "(8, 8)"],
     ),
     "heads zero": (block(heads=0), ValueError, ["heads", "0"]),
     "heads float": (block(heads=2.0), TypeError, ["heads", "2.0"]),
-    "heads three": (block(heads=3), ValueError, ["heads", "3", "(2, 5, 8)"]),
-    "norm": (block(norm="both"), ValueError, ["norm", "'both'"]),
+    "heads three": (block(heads=3), ValueError, ["heads", "3", "8"]),
+    "key-value heads": (block(kv_heads=3), ValueError, ["kv_heads", "3", "2"]),
+    "key-value heads zero": (block(kv_heads=0), ValueError, ["kv_heads", "0"]),
+    "kind of norm": (block(norm_kind="batch"), ValueError, ["norm_kind", "'batch'"]),
+    "activation": (block(activation="relu"), ValueError, ["activation", "'relu'"]),
+    "biases too many": (
+        block(norm_kind="rms"),
+        ValueError,
+        ["unexpected", "attention_norm.bias"],
+    ),
+    "gate missing": (block(activation="swiglu"), ValueError, ["missing", "feed_forward.gate"]),
+    "a bias missing": (
+        block(parameters={k: v for k, v in GOOD.items() if k != "attention.out_proj.bias"}),
+        ValueError,
+        ["missing", "attention.out_proj.bias"],
+    ),
+    "norm": (block(norm="none"), ValueError, ["norm", "'none'"]),
     "eps": (block(eps=-1.0), ValueError, ["eps", "-1.0"]),
     "mask of numbers": (block(mask=np.ones((5, 5))), TypeError, ["mask", "float64", "bias"]),
     "mask shape": (block(mask=np.ones((4, 5), bool)), ValueError, ["mask", "(4, 5)"]),
@@ -199,6 +246,17 @@ REFUSED = {
     "norm eps": (lambda: reference.layer_norm(X, ONE, ONE, "a"), TypeError, ["eps", "'a'"]),
     "norm gradient": (
         lambda: reference.layer_norm_backward(X[0], X, ONE, ONE),
+        ValueError,
+        ["grad_output", "(5, 8)"],
+    ),
+    "rms norm weight": (
+        lambda: reference.rms_norm(X, ONE[:4]),
+        ValueError,
+        ["weight", "(8,)", "(4,)"],
+    ),
+    "rms norm eps": (lambda: reference.rms_norm(X, ONE, -1.0), ValueError, ["eps", "-1.0"]),
+    "rms norm gradient": (
+        lambda: reference.rms_norm_backward(X[0], X, ONE),
         ValueError,
         ["grad_output", "(5, 8)"],
     ),

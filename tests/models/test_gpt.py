@@ -1,11 +1,15 @@
+import copy
+import io
+
 import pytest
 import torch
 from gradients import unreached
 from torch import nn
 
+from attn_core import masks
 from attn_core.interpret import record
 from attn_core.models.gpt import GPT
-from attn_core.positions import Rotary
+from attn_core.positions import Rotary, restarting
 from attn_core.training import train
 
 LETTERS = 11
@@ -14,7 +18,16 @@ KINDS = {
     "rotary": {"rotary": Rotary(4)},
     "grouped": {"max_len": 32, "kv_heads": 2},
     "window": {"rotary": Rotary(4), "window": 3},
-    "llama": {"rotary": Rotary(4), "kv_heads": 1, "activation": "swiglu", "hidden_dim": 24},
+    "windows": {"max_len": 32, "window": [3, None]},
+    "llama": {
+        "rotary": Rotary(4),
+        "kv_heads": 1,
+        "activation": "swiglu",
+        "hidden_dim": 24,
+        "norm_kind": "rms",
+        "bias": False,
+        "tied": False,
+    },
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -82,6 +95,98 @@ def test_padding_behind_a_text_changes_none_of_its_logits(kind):
     torch.testing.assert_close(model(longer)[:, :9], model(ids))
 
 
+def left_padded(ids, *widths):
+    """The same texts, each behind its padding, and where the tokens are."""
+    width = max(widths)
+    rows = [
+        torch.cat([ids.new_full((n,), 7), row, ids.new_full((width - n,), 3)])
+        for n, row in zip(widths, ids, strict=True)
+    ]
+    place = torch.arange(ids.shape[1] + width)
+    first = torch.tensor(widths)[:, None]
+    return torch.stack(rows), (place >= first) & (place < first + ids.shape[1])
+
+
+@every_kind
+def test_padding_in_front_of_a_text_changes_none_of_its_logits(kind):
+    model, ids = make_model(kind).double(), texts()
+    padded, is_token = left_padded(ids, 0, 2, 5)
+    logits = model(padded, is_token=is_token)
+    torch.testing.assert_close(logits[is_token].view(3, 9, -1), model(ids))
+    assert not torch.allclose(model(padded)[is_token].view(3, 9, -1), model(ids))
+    with torch.no_grad():  # whatever stands there
+        model.embedding.weight[7] = torch.nan
+    without = ids.masked_fill(ids == 7, 1)
+    padded, is_token = left_padded(without, 2, 2, 2)
+    logits = model(padded, is_token=is_token)[is_token].view(3, 9, -1)
+    torch.testing.assert_close(logits[..., :7], model(without)[..., :7])
+
+
+@every_kind
+@pytest.mark.parametrize("pieces", [[1] * 14, [6, 1, 4, 3]])
+def test_padding_in_front_and_a_cache(kind, pieces):
+    model, ids = make_model(kind).double(), texts()
+    padded, is_token = left_padded(ids, 0, 2, 5)
+    cache, logits, seen = model.new_cache(), [], 0
+    for new in padded.split(pieces, dim=1):
+        seen += new.shape[1]
+        logits.append(model(new, is_token=is_token[:, :seen], cache=cache))
+    logits = torch.cat(logits, dim=1)[is_token].view(3, 9, -1)
+    torch.testing.assert_close(logits, model(ids))
+
+
+@every_kind
+def test_a_padded_batch_of_prompts_is_continued_as_each_is_alone(kind):
+    model = make_model(kind).double()
+    prompts = [texts(1, length, seed=length) for length in (2, 5, 4)]
+    rows = [torch.cat([ids.new_full((1, 5 - ids.shape[1]), 7), ids], dim=1) for ids in prompts]
+    is_token = torch.arange(5) >= torch.tensor([[3], [0], [1]])
+    written = model.generate(torch.cat(rows), steps=4, temperature=0, is_token=is_token)
+    for row, ids in zip(written, prompts, strict=True):
+        alone = model.generate(ids, steps=4, temperature=0)[0]
+        assert torch.equal(row[-4:], alone[-4:])
+
+
+@every_kind
+def test_the_loss_reads_and_counts_no_padding_in_front(kind):
+    model = make_model(kind).double()
+    padded, is_token = left_padded(texts(), 0, 2, 5)
+    torch.testing.assert_close(model.loss(padded, is_token=is_token), model.loss(texts()))
+
+
+@every_kind
+def test_documents_in_one_row_know_nothing_of_each_other(kind):
+    model, ids = make_model(kind).double(), texts()
+    packed, numbers = ids.flatten()[None], torch.arange(27)[None] // 9
+    positions = restarting(numbers) if "max_len" in KINDS[kind] else None
+    logits = model(packed, mask=masks.document(numbers), positions=positions)
+    torch.testing.assert_close(logits.view(3, 9, -1), model(ids))
+
+
+@every_kind
+def test_a_table_is_combined_with_what_the_model_may_look_at(kind):
+    model, ids = make_model(kind).double(), texts()
+    own = torch.eye(9, dtype=torch.bool)
+    logits = model(ids, mask=own | True)
+    torch.testing.assert_close(logits, model(ids))
+    changed = ids.roll(1, dims=0)
+    changed[:, 4] = ids[:, 4]
+    torch.testing.assert_close(model(changed, mask=own)[:, 4], model(ids, mask=own)[:, 4])
+
+
+def test_every_block_has_the_window_that_it_is_told():
+    model = make_model("windows")
+    with record(model) as layers:
+        model(texts())
+    seen = [(weights[0] > 0).any(1)[0] for weights in layers.values()]
+    assert torch.equal(seen[0], masks.window(3, 0).dense(9, 9))
+    assert torch.equal(seen[1], masks.causal().dense(9, 9))
+    cache = model.new_cache()
+    with torch.no_grad():
+        model(texts(), cache=cache)
+    assert [entry.tokens.kept for entry in cache] == [3, 9]
+
+
 def test_the_loss_is_the_mean_surprise_and_leaves_padding_out():
     model, ids = make_model(), texts()
     ids[1, 5:] = 0
@@ -95,6 +200,13 @@ def test_the_loss_is_the_mean_surprise_and_leaves_padding_out():
 def test_gradients_reach_every_parameter(kind):
     model = make_model(kind)
     assert not unreached(model, model.loss(texts()))
+
+
+def test_a_matrix_of_its_own_gives_the_logits_where_they_are_not_tied():
+    model, ids, states = make_model("llama"), texts(), []
+    model.decoder.register_forward_hook(lambda _, __, output: states.append(output))
+    logits = model(ids)
+    torch.testing.assert_close(logits, states[0] @ model.output.weight.T)
 
 
 def test_the_matrix_that_reads_gives_the_logits_too():
@@ -187,3 +299,15 @@ def test_it_learns_to_copy_what_came_before():
     assert (surprise[5:] < 0.1 * guessing).all()
     written = model.generate(test[:, :6], steps=6, temperature=0)
     assert (written == test).all(1).float().mean() > 0.95
+
+
+def test_a_copy_and_one_that_was_saved_look_at_what_the_model_looks_at():
+    model = make_model("windows")
+    copied = copy.deepcopy(model)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    for other in (copied, loaded):
+        assert torch.equal(other(texts()), model(texts()))
+        assert other.masks[1] is masks.causal()  # which the fused kernel knows

@@ -34,7 +34,7 @@ def theirs(norm_first, activation):
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
-@pytest.mark.parametrize("activation", ["relu", "gelu", nn.GELU()])
+@pytest.mark.parametrize("activation", ["relu", "gelu", nn.GELU(), nn.GELU("tanh")])
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_it_is_pytorchs_transformer_with_the_same_weights(norm_first, activation):
     model = theirs(norm_first, activation)
@@ -63,6 +63,20 @@ def test_a_copied_encoder_without_a_last_norm_has_none(norm_first):
     assert isinstance(ours.final_norm, nn.Identity)
     x = torch.randn(2, 5, 16)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_copied_decoder_without_biases_has_none(norm_first):
+    layer = nn.TransformerDecoderLayer(16, 4, 24, norm_first=norm_first, bias=False)
+    theirs = nn.TransformerDecoder(layer, 2, norm=nn.LayerNorm(16, bias=False)).eval()
+    ours = TransformerDecoder.from_torch(theirs)
+    assert not [name for name, _ in ours.named_parameters() if name.endswith("bias")]
+    x, memory = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
+    expected = theirs(
+        x.transpose(0, 1), memory.transpose(0, 1), tgt_mask=~masks.causal().dense(5, 5)
+    )
+    torch.testing.assert_close(ours(x, memory), expected.transpose(0, 1))
 
 
 def test_a_copy_keeps_dropout_and_mode():

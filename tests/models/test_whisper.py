@@ -18,7 +18,7 @@ from attn_core.models.whisper import Rules, Whisper
 TEXT = torch.tensor([[50257, 50362, 770, 318, 257, 1332, 13]])  # the prompt, " This is a test."
 
 
-def hugging_face_weights(variables):
+def hugging_face_weights(variables, decoder_layers=4):
     """CTranslate2's variables under Hugging Face's names: another way than the package's."""
 
     def pair(ours, theirs):
@@ -43,7 +43,7 @@ def hugging_face_weights(variables):
         yield from norm(f"model.{part}.layer_norm", f"{part}/layer_norm")
         positions = variables[f"{part}/position_encodings/encodings"]
         yield f"model.{part}.embed_positions.weight", positions
-        for number in range(4):
+        for number in range(4 if part == "encoder" else decoder_layers):
             ours, theirs = f"model.{part}.layers.{number}", f"{part}/layer_{number}"
             attention = f"{theirs}/self_attention"
             yield from projections(f"{ours}.self_attn", f"{attention}/linear_0", "qkv")
@@ -69,13 +69,12 @@ def tiny():
     return whisper.from_ctranslate2(pretrained.whisper_folder())
 
 
-@pytest.fixture(scope="module")
-def hugging_face():
+def hugging_face_model(variables, decoder_layers=4):
     config = WhisperConfig(
         vocab_size=51864,
         d_model=384,
         encoder_layers=4,
-        decoder_layers=4,
+        decoder_layers=decoder_layers,
         encoder_attention_heads=6,
         decoder_attention_heads=6,
         encoder_ffn_dim=1536,
@@ -87,9 +86,13 @@ def hugging_face():
         attn_implementation="eager",
     )
     model = WhisperForConditionalGeneration(config).eval()
-    variables = read_ctranslate2(pretrained.whisper_folder() / "model.bin")
-    model.load_state_dict(dict(hugging_face_weights(variables)))
+    model.load_state_dict(dict(hugging_face_weights(variables, decoder_layers)))
     return model
+
+
+@pytest.fixture(scope="module")
+def hugging_face():
+    return hugging_face_model(read_ctranslate2(pretrained.whisper_folder() / "model.bin"))
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +157,35 @@ def test_token_by_token_with_a_cache_is_the_full_pass(tiny, sound):
     memory, cache = tiny.encode(sound[..., :400]), tiny.new_cache()
     steps = [tiny.decode(new, memory, cache=cache) for new in TEXT.split([2, 1, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(steps, 1), tiny.decode(TEXT, memory), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_distilled_decoder_has_fewer_blocks_than_the_encoder(tmp_path, monkeypatch):
+    variables = {
+        name: tensor
+        for name, tensor in read_ctranslate2(pretrained.whisper_folder() / "model.bin").items()
+        if not name.startswith(("decoder/layer_1/", "decoder/layer_2/", "decoder/layer_3/"))
+    }
+    shutil.copy(pretrained.whisper_folder() / "config.json", tmp_path)
+    monkeypatch.setattr(whisper, "read_ctranslate2", lambda _: variables)
+    ours = Whisper.from_ctranslate2(tmp_path)
+    assert (len(ours.encoder.blocks), len(ours.decoder.blocks)) == (4, 1)
+    memory = torch.randn(1, 50, 384)
+    expected = hugging_face_model(variables, decoder_layers=1)(
+        encoder_outputs=(memory,), decoder_input_ids=TEXT
+    )
+    torch.testing.assert_close(ours.decode(TEXT, memory), expected.logits, rtol=0, atol=1e-4)
+
+
+def test_encoder_and_decoder_have_as_many_blocks_as_they_are_told():
+    sizes = {"bands": 4, "max_frames": 6, "max_len": 4}
+    assert len(Whisper(11, 8, 2, 3, **sizes).decoder.blocks) == 3
+    turbo = Whisper(11, 8, 2, 3, decoder_layers=1, **sizes)
+    assert (len(turbo.encoder.blocks), len(turbo.decoder.blocks)) == (3, 1)
+    with pytest.raises(ValueError, match="decoder_layers must be at least 1, got 0"):
+        Whisper(11, 8, 2, 3, decoder_layers=0, **sizes)
+    with pytest.raises(TypeError, match=r"decoder_layers must be an integer, got 1\.0"):
+        Whisper(11, 8, 2, 3, decoder_layers=1.0, **sizes)
 
 
 @torch.no_grad()

@@ -60,6 +60,12 @@ LATENT = {
         ValueError,
         ["dropout", "1"],
     ),
+    "eps": (lambda: MultiHeadLatentAttention(8, 2, kv_rank=3, eps=-1), ValueError, ["eps", "-1"]),
+    "scale": (
+        lambda: MultiHeadLatentAttention(8, 2, kv_rank=3, scale="1"),
+        TypeError,
+        ["scale", "'1'"],
+    ),
     "x width": (lambda: latent(X[..., :4]), ValueError, ["x", "8", "(2, 5, 4)"]),
     "x matrix": (lambda: latent(X[0]), ValueError, ["x", "(5, 8)"]),
     "x dtype": (lambda: latent(X.double()), TypeError, ["x", "float64", "float32"]),

@@ -157,6 +157,29 @@ MULTI_HEAD = {
         TypeError,
         ["rotary", "module"],
     ),
+    "scale": (lambda: MultiHeadAttention(8, 2, scale="1"), TypeError, ["scale", "'1'"]),
+    "softcap": (lambda: MultiHeadAttention(8, 2, softcap=0), ValueError, ["softcap", "0"]),
+    "normalizer": (
+        lambda: MultiHeadAttention(8, 2, normalizer="softmax"),
+        TypeError,
+        ["normalizer", "'softmax'"],
+    ),
+    "sink a number": (lambda: MultiHeadAttention(8, 2, sink=0.0), TypeError, ["sink", "0.0"]),
+    "sink and normalizer": (
+        lambda: MultiHeadAttention(8, 2, sink=True, normalizer=torch.softmax),
+        ValueError,
+        ["sink", "normalizer", "softmax"],
+    ),
+    "norm of the queries": (
+        lambda: MultiHeadAttention(8, 2, query_norm=4),
+        TypeError,
+        ["query_norm", "module", "4"],
+    ),
+    "norm of the keys": (
+        lambda: MultiHeadAttention(8, 2, key_norm=True),
+        TypeError,
+        ["key_norm", "module", "True"],
+    ),
     "rotary and no offset": (
         lambda: turning(X[:, :2], X),
         ValueError,

@@ -1,5 +1,7 @@
 """The cache: what it keeps, gives back, forgets, and how much it copies."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -286,3 +288,35 @@ def test_a_mask_that_ends_ends_for_a_sliding_cache_too(table):
         feed(cache, [5])
     with pytest.raises(ValueError, match="keys, got 3"):
         cache.mask_of_kept(mask, 1).dense(1, 3, q_offset=2)
+
+
+@pytest.mark.parametrize("options", [{"max_len": 9}, {}, {"window": 4}], ids=str)
+def test_a_copy_and_its_original_go_on_by_themselves(options):
+    """Two continuations of one beginning, as in a search: neither disturbs the other."""
+    torch.manual_seed(0)
+    start, one, two = (torch.randn(1, 2, length, 4) for length in (3, 2, 2))
+    with torch.no_grad():
+        cache = KVCache(**options)
+        cache.update(start, start)
+        other = copy.copy(cache)
+        kept = cache.update(one, one)[0]
+        seen = other.update(two, two)[0]
+    assert torch.equal(kept[..., -2:, :], one)
+    assert torch.equal(seen[..., -2:, :], two)
+    assert torch.equal(kept[..., :-2, :], seen[..., :-2, :])
+    assert (other.length, other.max_len, other.window) == (5, cache.max_len, cache.window)
+
+
+def test_a_copy_of_an_empty_cache_is_empty():
+    cache = copy.copy(KVCache(max_len=2))
+    assert cache.length == 0
+    with torch.no_grad():
+        cache.update(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
+
+
+def test_a_copy_keeps_the_graph():
+    x = torch.randn(1, 2, 3, 4, requires_grad=True)
+    cache = KVCache()
+    cache.update(x, x)
+    copy.copy(cache).key.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))

@@ -250,3 +250,27 @@ def test_it_runs_under_autocast(absorbed):
     scale = exact.abs().max()
     assert (full - exact).abs().max() < 0.03 * scale
     assert (torch.cat(steps, 1) - exact).abs().max() < 0.03 * scale
+
+
+def test_its_norms_have_the_eps_of_deepseeks_models():
+    """PyTorch's default of 1.2e-7 for float32 changes vectors that are small."""
+    layer = MultiHeadLatentAttention(8, 2, kv_rank=4, query_rank=4)
+    small = torch.full((1, 4), 0.001)
+    for norm in (layer.latent_norm, layer.query_latent_norm):
+        torch.testing.assert_close(norm(small), torch.full((1, 4), 0.5**0.5))
+    layer = MultiHeadLatentAttention(8, 2, kv_rank=4, query_rank=4, eps=3e-6)
+    for norm in (layer.latent_norm, layer.query_latent_norm):
+        torch.testing.assert_close(norm(small), torch.full((1, 4), 0.5))
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_a_scale_of_its_own_multiplies_the_scores(absorbed):
+    torch.manual_seed(0)
+    layer = MultiHeadLatentAttention(8, 2, kv_rank=3, rotary_dim=2).double()
+    scaled = MultiHeadLatentAttention(8, 2, kv_rank=3, rotary_dim=2, scale=0.9).double()
+    scaled.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    usual, seen = (f(x, absorbed=absorbed, return_weights=True).weights for f in (layer, scaled))
+    # A row of logarithms of weights is one of scores, but for a constant.
+    scores, expected = (w.log() - w.log()[..., :1] for w in (seen, usual))
+    torch.testing.assert_close(scores, expected * 0.9 * (4 + 2) ** 0.5)

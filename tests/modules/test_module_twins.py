@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_twins import TOLERANCE, assert_twins, normal
+from torch import nn
 
 from attn_core import masks, modules, reference
+from attn_core.normalizers import sparsemax
 from attn_core.positions import Rotary
 
 
@@ -28,7 +30,11 @@ def assert_is_twin(layer, names, name, arrays, torch_options=None, **options):
     assert_twins(
         with_parameters(layer, names, **(torch_options or {})),
         lambda *arrays: getattr(reference, name)(*arrays, **options),
-        lambda grad, *arrays: getattr(reference, f"{name}_backward")(grad, *arrays, **options),
+        lambda grad, *arrays: [
+            gradient
+            for gradient in getattr(reference, f"{name}_backward")(grad, *arrays, **options)
+            if gradient is not None
+        ],
         arrays,
     )
 
@@ -57,6 +63,41 @@ def test_multi_head(kv_heads, group, masked):
         heads=heads,
         kv_heads=kv_heads,
         mask=mask,
+    )
+
+
+STEPS = {
+    "scale": ({"scale": 0.7}, {"scale": 0.7}),
+    "softcap": ({"softcap": 0.8}, {"softcap": 0.8}),
+    "sparsemax": ({"normalizer": sparsemax}, {"normalizer": reference.sparsemax}),
+    "all": (
+        {"scale": 0.7, "softcap": 0.8, "normalizer": sparsemax},
+        {"scale": 0.7, "softcap": 0.8, "normalizer": reference.sparsemax},
+    ),
+}
+
+
+@pytest.mark.parametrize("with_norms", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize(("ours", "twins"), STEPS.values(), ids=STEPS)
+def test_the_steps_and_norms_of_multi_head(ours, twins, with_norms):
+    norms = {name: nn.RMSNorm(3, eps=1e-2) for name in ("query_norm", "key_norm")}
+    layer = modules.MultiHeadAttention(
+        5, 4, kv_heads=2, head_dim=3, bias=False, **ours, **(norms if with_norms else {})
+    ).double()
+    names = PROJECTIONS + [f"{name}.weight" for name in norms if with_norms]
+    arrays = normal(*[(2, 4, 5)] * 3, (12, 5), (6, 5), (6, 5), (5, 12), *[(3,)] * (len(names) - 4))
+    call = with_parameters(layer, names, mask=masks.causal())
+    settings = {"heads": 4, "kv_heads": 2, "mask": reference.causal(4, 4), "eps": 1e-2, **twins}
+
+    def twin(function, *given):
+        *given, query_norm, key_norm = given if with_norms else (*given, None, None)
+        return function(*given, query_norm=query_norm, key_norm=key_norm, **settings)
+
+    assert_twins(
+        call,
+        lambda *given: twin(reference.multi_head, *given),
+        lambda *given: [x for x in twin(reference.multi_head_backward, *given) if x is not None],
+        arrays,
     )
 
 

@@ -40,6 +40,7 @@ SCALINGS = {
     "ntk": ("NTKScaling", (4.0,)),
     "yarn": ("YaRNScaling", (4.0, 32)),
     "yarn of the paper": ("YaRNScaling", (4.0, 32, 8.0, 0.5, None, "rotations")),
+    "yarn of gpt-oss": ("YaRNScaling", (32.0, 4096, 32.0, 1.0, None, "unrounded index")),
     "yarn, bare": ("YaRNScaling", (16.0, 64, 32.0, 1.0, 1.0)),
 }
 POSITIONS = {

@@ -343,3 +343,59 @@ def test_a_scaled_score_depends_on_the_distance_alone(scaling):
     scores = rotary(query, at, scaling=scaling) @ rotary(key, at, scaling=scaling).mT
     moved = rotary(query, at + 9, scaling=scaling) @ rotary(key, at + 9, scaling=scaling).mT
     torch.testing.assert_close(scores, moved, rtol=1e-10, atol=1e-10)
+
+
+SETTINGS = {
+    "base": 50.0,
+    "scaling": LinearScaling(4.0),
+    "pairing": "interleaved",
+    "dim": 4,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("asked", [{}, {"positions": torch.arange(2, 7)}, {"offset": 2}], ids=str)
+def test_a_setting_that_is_changed_is_followed(name, asked):
+    (x,) = (torch.randn(2, 3, 5, 8),)
+    layer = Rotary()
+    before = layer(x, **asked)
+    setattr(layer, name, SETTINGS[name])
+    assert not torch.equal(layer(x, **asked), before)
+    assert torch.equal(layer(x, **asked), Rotary(**{name: SETTINGS[name]})(x, **asked))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "error"),
+    [
+        ("base", -1.0, ValueError),
+        ("pairing", "halves", ValueError),
+        ("scaling", 4.0, TypeError),
+        ("dim", 3, ValueError),
+    ],
+)
+def test_a_setting_that_is_changed_is_checked(name, setting, error):
+    layer = Rotary()
+    setattr(layer, name, setting)
+    for _ in range(2):
+        with pytest.raises(error, match=name):
+            layer(torch.randn(5, 8))
+
+
+@pytest.mark.parametrize("offset", [-3, 0, 1, 200, 2**17 - 2])
+def test_an_offset_is_the_position_of_the_first_vector(offset):
+    x, layer = torch.randn(2, 3, 5, 8), Rotary()
+    assert torch.equal(layer(x, offset=offset), layer(x, torch.arange(offset, offset + 5)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"offset": 1.0}, TypeError, "offset must be an integer, got 1.0"),
+        ({"offset": True}, TypeError, "offset must be an integer, got True"),
+        ({"offset": 2, "positions": torch.arange(5)}, ValueError, "offset and positions"),
+    ],
+    ids=str,
+)
+def test_a_wrong_offset_is_refused(options, error, says):
+    with pytest.raises(error, match=says):
+        Rotary()(torch.randn(5, 8), **options)

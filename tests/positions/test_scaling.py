@@ -1,6 +1,7 @@
 """Scalings of rotary positions: what each keeps, what it squeezes, and by how much."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_ntk_keeps_the_first_frequency_and_divides_the_last(factor, dim, base):
     factor=factors,
     dim=st.sampled_from([8, 64, 128]),
     base=bases,
-    ramp=st.sampled_from(["index", "rotations"]),
+    ramp=st.sampled_from(["index", "unrounded index", "rotations"]),
     length=st.sampled_from([128, 2048, 8192]),
 )
 def test_yarn_keeps_fast_pairs_and_squeezes_slow_ones(factor, dim, base, ramp, length):
@@ -92,7 +93,36 @@ def test_yarn_has_the_frequencies_of_released_models(factor, length, base):
     assert paper != pytest.approx(seen, rel=1e-2)
 
 
-@pytest.mark.parametrize("ramp", ["index", "rotations"])
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize(
+    ("dim", "base", "factor", "length"),
+    [(64, 150000.0, 32.0, 4096), (128, 1e4, 40.0, 4096), (16, 100.0, 4.0, 32)],
+    ids=["gpt-oss", "DeepSeek", "small"],
+)
+def test_yarn_is_that_of_transformers_rounded_or_not(dim, base, factor, length, truncate):
+    rope = pytest.importorskip("transformers.modeling_rope_utils")
+    config = SimpleNamespace(
+        rope_theta=base,
+        head_dim=dim,
+        hidden_size=dim,
+        num_attention_heads=1,
+        max_position_embeddings=length,
+        rope_scaling={
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": length,
+            "truncate": truncate,
+        },
+    )
+    expected, attention_factor = rope.ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+    ours = YaRNScaling(factor, length, ramp="index" if truncate else "unrounded index")
+    torch.testing.assert_close(ours.frequencies(dim, base).float(), expected, rtol=1e-5, atol=0)
+    assert ours.attention_factor == pytest.approx(attention_factor)
+    other = YaRNScaling(factor, length, ramp="unrounded index" if truncate else "index")
+    assert not torch.allclose(other.frequencies(dim, base).float(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ramp", ["index", "unrounded index", "rotations"])
 def test_a_factor_of_one_changes_nothing(ramp):
     x = normal(50, 8)
     for scaling in (LinearScaling(1), NTKScaling(1.0), YaRNScaling(1.0, 16, ramp=ramp), Scaling()):

@@ -44,7 +44,7 @@ def test_actionlint_finds_a_planted_mistake():
 def test_the_workflow_does_everything_by_make():
     jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert commands == ["make lint", "make test"]
+    assert commands == ["make lint", "make test", "make oldest"]
     (upload,) = [s for s in jobs["test"]["steps"] if "upload" in s.get("uses", "")]
     assert ROOT / upload["with"]["path"] == build_book.INDEX.parent
 
