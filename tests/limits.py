@@ -5,6 +5,7 @@ outside at both ends at once, a limit that is off by one goes unseen.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ from attn_core.data.dates import split_dates
 from attn_core.data.vocabulary import Vocabulary
 from attn_core.diagnosis.calling import Budget, TroubleError
 from attn_core.diagnosis.listings import excerpt
-from attn_core.models import copying, gpt, graph, hierarchical, pointer, seq2seq, spectrogram
+from attn_core.diagnosis.runner import Runner
+from attn_core.models import block, copying, gpt, graph, hierarchical, pointer, seq2seq, spectrogram
 from attn_core.modules import HardAttention, KVCache, LocalMonotonic, MultiHeadAttention
 
 
@@ -65,6 +67,7 @@ class Row(NamedTuple):
         return False
 
 
+MOST = sys.float_info.max
 TINY = 2.0**-40  # positive, and its square is too
 BELOW_0 = -math.ulp(0.0)
 BELOW_1, ABOVE_1 = math.nextafter(1, 0), math.nextafter(1, 2)
@@ -127,6 +130,22 @@ def trained(error: float = 1.0, **options: int) -> Any:
     )
 
 
+class Giving(nn.Module):
+    """A module that gives the same whatever it is asked."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self) -> torch.Tensor:
+        return self.output
+
+
+def diagnosed(**options: Any) -> Any:
+    """With no time to try anything: arguments are checked before."""
+    return diagnosis.diagnose(lambda query, key, value: query, **{"seconds": TINY} | options)
+
+
 def run_with(**left: float) -> None:
     budget = Budget(9.0)
     vars(budget).update(left)
@@ -162,12 +181,12 @@ def live_words(temperature: float) -> Any:
 
 def bert(token: list[int], segments: list[int]) -> Any:
     shapes = {"token_embedding": (3, 2), "position": (2, 2), "segment": (2, 2)}
-    block = "encoder.blocks.0."
-    shapes |= {f"{block}attention.{one}_proj": (2, 2) for one in ("query", "key", "value", "out")}
-    shapes |= {f"{block}feed_forward.{one}": (2, 2) for one in ("inner", "outer")}
+    first = "encoder.blocks.0."
+    shapes |= {f"{first}attention.{one}_proj": (2, 2) for one in ("query", "key", "value", "out")}
+    shapes |= {f"{first}feed_forward.{one}": (2, 2) for one in ("inner", "outer")}
     arrays = {f"{name}.weight": n(*shape) for name, shape in shapes.items()}
     arrays |= {f"{name}.bias": n(2) for name in shapes if "blocks" in name}
-    for name in ("embedding_norm", f"{block}attention_norm", f"{block}feed_forward_norm"):
+    for name in ("embedding_norm", f"{first}attention_norm", f"{first}feed_forward_norm"):
         arrays |= {f"{name}.weight": n(2), f"{name}.bias": n(2)}
     return twin.bert(token, arrays, heads=1, segments=segments)
 
@@ -181,6 +200,8 @@ def turned_by_twin(scaling: Any, dim: int = 4, base: float = 100.0) -> Any:
 
 
 ATTENTION = [
+    Row("scale, least", lambda x: attention(t(1, 1), t(1, 1), t(1, 1), scale=x), -MOST, -math.inf),
+    Row("scale, most", lambda x: attention(t(1, 1), t(1, 1), t(1, 1), scale=x), MOST, math.inf),
     Row("softcap", lambda x: attention(t(1, 1), t(1, 1), t(1, 1), softcap=x), TINY, 0.0),
     Row(
         "dropout_p, least", lambda x: attention(t(1, 1), t(1, 1), t(1, 1), dropout_p=x), 0, BELOW_0
@@ -207,6 +228,7 @@ MASKS = [
     Row("stride", masks.strided, 1, 0),
 ]
 POSITIONS = [
+    Row("one number of heads", lambda x: positions.ALiBi(2) + positions.ALiBi(x), 2, 1),
     Row("base", lambda x: positions.sinusoidal(1, 2, base=x), TINY, 0.0),
     Row(
         "positions, least",
@@ -265,6 +287,7 @@ KERNELS = [
     ),
 ]
 MODULES = [
+    Row("softcap", lambda x: MultiHeadAttention(2, 1, softcap=x), TINY, 0.0),
     Row("max_len", filled, 2, 3),
     Row("window", lambda x: KVCache(window=2).mask_of_kept(masks.window(x, 0), 1), 2, 3),
     Row("indices, least", lambda x: cache_of_two().reorder([x]), 0, -1),
@@ -280,6 +303,7 @@ MODULES = [
     Row("lengths, most", lambda x: LocalMonotonic(1)(t(1, 1, 1), t(1, 2, 1), lengths=[x]), 2, 3),
 ]
 MODELS = [
+    Row("eps", lambda x: block.Block(2, 1, eps=x), 0.0, BELOW_0),
     Row("ids, least", lambda x: GPT(ids([x])), 0, -1),
     Row("ids, most", lambda x: GPT(ids([x])), 2, 3),
     Row("ids, of the loss", lambda x: GPT.loss(ids([0] * x)), 2, 1),
@@ -310,7 +334,9 @@ AROUND = [
     ),
     Row("length", lambda x: costs.cost("kv_cache", length=x, head_dim=1, max_len=2), 2, 3),
     Row("10 dates", span, 10, 9),
-    Row("seconds", lambda x: diagnosis.diagnose(lambda q, k, v: q, seconds=x), TINY, 0.0),
+    Row("seconds", lambda x: diagnosed(seconds=x), TINY, 0.0),
+    Row("heads, diagnosed", lambda x: diagnosed(heads=x), 1, 0),
+    Row("it returns", lambda x: Runner(Giving(x), (), Budget(9.0))(), t(2, 2), t(2)),
     Row("takes too long", lambda x: run_with(left=x), 9.0, 0.0),
     Row("waits too long", lambda x: run_with(wall_left=x), 9.0, 0.0),
     Row("part, first", lambda x: excerpt("a\nb", (x, 1)), 1, 0),
@@ -331,7 +357,8 @@ AROUND = [
 PICTURES = [
     Row("query, least", lambda x: live(query=x), 0.0, BELOW_0),
     Row("query, most", lambda x: live(query=x), 1.0, ABOVE_1),
-    Row("bandwidths, positive", lambda x: live(bandwidths=[x]), TINY, 0.0),
+    Row("bandwidth must", lambda x: live(bandwidths=[x]), TINY, 0.0),
+    Row("bandwidths, positive", lambda x: live(bandwidths=[x, 1.0]), TINY, 0.0),
     Row("bandwidths, rising", lambda x: live(bandwidths=[1.0, x]), ABOVE_1, 1.0),
     Row("keys, least", lambda x: live(keys=np.arange(x)), 2, 0),
     Row("keys, most", lambda x: live(keys=np.linspace(0, 1, x)), 500, 501),
