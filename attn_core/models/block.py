@@ -70,6 +70,16 @@ class BlockCache(NamedTuple):
         return self.tokens.length
 
 
+def tokens_seen(cache: list[BlockCache] | None) -> int:
+    """How many tokens a cache has seen, which is the position of the next one; 0 without one."""
+    if cache is None:
+        return 0
+    is_ours = isinstance(cache, list) and all(isinstance(entry, BlockCache) for entry in cache)
+    if not is_ours or not cache:
+        raise TypeError(f"cache must be what new_cache gave, got {cache!r}")
+    return cache[0].length
+
+
 @checked_call
 class FeedForward(nn.Module):
     r"""Change every vector by itself, in a wider space: two linear maps with a bend between them.

@@ -16,10 +16,10 @@ from attn_core.checks import (
     check_sizes,
     check_tokens,
 )
-from attn_core.masks import Mask, causal, dense
+from attn_core.masks import Mask, causal, dense, padding
 from attn_core.masks import window as window_mask
-from attn_core.models.block import BlockCache
-from attn_core.models.transformer import TransformerDecoder, tokens_seen
+from attn_core.models.block import BlockCache, tokens_seen
+from attn_core.models.transformer import TransformerDecoder
 from attn_core.positions import LearnedEncoding
 
 __all__ = ["GPT"]
@@ -186,7 +186,7 @@ class GPT(nn.Module):
         """What every block may look at."""
         masks = self.masks
         if is_token is not None:
-            real = dense(is_token[:, None, None, :])
+            real = padding(is_token)
             masks = [own & real for own in masks]
         if mask is not None:
             other = dense(mask) if isinstance(mask, Tensor) else mask

@@ -13,7 +13,7 @@ from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import check_flags, check_sequence, check_share, check_sizes, check_tokens
 from attn_core.data.vocabulary import BOS, EOS, PAD
 from attn_core.masks import Mask, causal
-from attn_core.models.block import Block, BlockCache, BlockOutput
+from attn_core.models.block import Block, BlockCache, BlockOutput, tokens_seen
 from attn_core.models.from_torch import copy_stack
 from attn_core.positions import SinusoidalEncoding
 
@@ -37,24 +37,13 @@ class StackOutput(NamedTuple):
     memory_weights: list[Tensor]
 
 
-def tokens_seen(cache: list[BlockCache] | None) -> int:
-    """How many tokens a cache has seen, which is the position of the next one; 0 without one."""
-    if cache is None:
-        return 0
-    is_ours = isinstance(cache, list) and all(isinstance(entry, BlockCache) for entry in cache)
-    if not is_ours or not cache:
-        raise TypeError(f"cache must be what new_cache gave, got {cache!r}")
-    return cache[0].length
-
-
 class _Stack(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, final_norm: bool | None, **block: Any):
         super().__init__()
         check_sizes(dim=dim, heads=heads, layers=layers)
-        dim = int(dim)
         if final_norm is not None:
             check_flags(final_norm=final_norm)
-        blocks = [Block(dim, heads, **block) for _ in range(layers)]
+        blocks = [Block(int(dim), heads, **block) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         # Before the norm, such a stack is a sum of as many terms as it has layers.
         has_norm = blocks[0].norm != "post" if final_norm is None else final_norm

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from attn_core.calls import checked_call
 from attn_core.checks import check_floating_point, check_sizes, check_tokens
-from attn_core.models.block import BlockCache
+from attn_core.models.block import BlockCache, tokens_seen
 from attn_core.models.spectrogram import log_mel
-from attn_core.models.transformer import TransformerDecoder, TransformerEncoder, tokens_seen
+from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
 from attn_core.models.weights import load_weights, read_ctranslate2
 from attn_core.positions import LearnedEncoding
 

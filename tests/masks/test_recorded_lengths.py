@@ -88,7 +88,7 @@ def test_a_kernel_that_goes_through_blocks_refuses_to_be_traced(kernel):
     assert_refuses(lambda: torch.jit.trace(call, torch.randn(1, 8, 4)), ValueError, says)
 
 
-@pytest.mark.parametrize("length", [torch.tensor(3), 3.0, True, None])
+@pytest.mark.parametrize("length", [torch.tensor(3.0), 3.0, True, None])
 def test_outside_of_a_recording_a_length_is_an_integer(length):
     for call in (masks.causal().dense, positions.ALiBi(2).dense, positions.T5Bias(2).dense):
         assert_refuses(lambda call=call: call(length, 3, 0), TypeError, ["q_len", repr(length)])
