@@ -420,6 +420,6 @@ def test_a_layer_with_attention_of_its_own_is_not_reached(name):
 
 def test_a_mask_tells_every_key_apart():
     x = torch.ones(1, 1, 2, 3)
-    attend(nn.Identity(), x, x, x, torch.ones(1, 1, 2, 2, dtype=torch.bool))
+    attend(torch.nn.Identity(), x, x, x, torch.ones(1, 1, 2, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="attention_mask must tell 2 keys apart"):
-        attend(nn.Identity(), x, x, x, torch.ones(1, 1, 2, 1, dtype=torch.bool))
+        attend(torch.nn.Identity(), x, x, x, torch.ones(1, 1, 2, 1, dtype=torch.bool))

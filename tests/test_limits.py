@@ -1,8 +1,8 @@
 """Every range that the package checks is checked at its ends, each end by itself.
 
-The ends stand in ``limits.py``. That none is missing is found out by machine: every comparison of
-a guard, an ``if`` that raises, has its limit moved by one, and a row must notice. A new guard needs
-a row.
+The ends stand in ``limits.py`` and ``limits_of_twins.py``. That none is missing is found out by
+machine: every comparison of a guard, an ``if`` that raises, has its limit moved by one, and a row
+must notice. A new guard needs a row.
 """
 
 import ast
@@ -14,8 +14,10 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
+import limits
+import limits_of_twins
 import pytest
-from limits import TABLES, Row
+from limits import Row
 from planting import parts_of
 
 import attn_core
@@ -23,6 +25,7 @@ import attn_core
 # A limit that is moved lets through what divides by zero.
 pytestmark = pytest.mark.filterwarnings("ignore")
 PACKAGE = Path(attn_core.__file__).parent
+TABLES = limits.TABLES | limits_of_twins.TABLES
 ROWS = [row for rows in TABLES.values() for row in rows]
 MOVED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 
