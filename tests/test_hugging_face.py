@@ -416,3 +416,10 @@ def test_a_layer_with_attention_of_its_own_is_not_reached(name):
     model = transformers.T5EncoderModel._from_config(config, attn_implementation="attn_core")
     with pytest.raises(ValueError, match="no attention layer that ran"), record(model):
         model(TOKENS.clamp(max=19))
+
+
+def test_a_mask_tells_every_key_apart():
+    x = torch.ones(1, 1, 2, 3)
+    attend(torch.nn.Identity(), x, x, x, torch.ones(1, 1, 2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="attention_mask must tell 2 keys apart"):
+        attend(torch.nn.Identity(), x, x, x, torch.ones(1, 1, 2, 1, dtype=torch.bool))

@@ -117,7 +117,7 @@ class Budget:
         begin, wall = time.process_time(), time.monotonic()
         if can_interrupt:
             before = signal.signal(signal.SIGALRM, stop)
-            often = self.left / 10
+            often = max(self.left / 10, 0.001)  # more often there is time for nothing else
             signal.setitimer(signal.ITIMER_REAL, often, often)
         try:
             with np.errstate(), warnings.catch_warnings():

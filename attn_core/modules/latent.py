@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attn_core.attend import AttentionOutput, attention
 from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
+    check_eps,
     check_mask_dimensions,
     check_number,
     check_share,
@@ -133,9 +134,7 @@ class MultiHeadLatentAttention(nn.Module):
             query_rank = int(query_rank)
         if rotary is not None and not isinstance(rotary, nn.Module):
             raise TypeError(f"rotary must be a module (x, positions), got {rotary!r}")
-        check_number("eps", eps)
-        if eps < 0:
-            raise ValueError(f"eps must be 0 or more, got {eps}")
+        check_eps(eps)
         if scale is not None:
             check_number("scale", scale)
         check_share("dropout", dropout)

@@ -124,16 +124,16 @@ class _Sum(Bias):
     """What several biases and tables add."""
 
     def __init__(self, biases: list[Bias], tables: list[Tensor]) -> None:
-        heads = {bias.name: bias.heads for bias in biases if bias.heads is not None}
-        heads |= {
-            f"a tensor {tuple(table.shape)}": table.shape[-3]
+        heads = [(bias.name, bias.heads) for bias in biases if bias.heads is not None]
+        heads += [
+            (f"a tensor {tuple(table.shape)}", table.shape[-3])
             for table in tables
             if table.ndim > 2 and table.shape[-3] != 1
-        }
-        if len(set(heads.values())) > 1:
-            told = ", ".join(f"{name} has {count}" for name, count in heads.items())
+        ]
+        if len({count for _, count in heads}) > 1:
+            told = ", ".join(f"{name} has {count}" for name, count in heads)
             raise ValueError(f"biases of one sum must have one number of heads, but {told}")
-        super().__init__(next(iter(heads.values()), None))
+        super().__init__(heads[0][1] if heads else None)
         self.biases = nn.ModuleList(biases)
         self.tables = tables
         self.uses_content = any(bias.uses_content for bias in biases)

@@ -119,8 +119,8 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
 
     Raises:
         TypeError: lengths holds neither integers nor, where it is a table, truth values.
-        ValueError: lengths has neither one nor two dimensions, a length leaves the range from 0 to
-            k_len, or a table has another width than k_len or numbers other than 0 and 1.
+        ValueError: lengths is empty or has neither one nor two dimensions, a length leaves the
+            range from 0 to k_len, or a table has another width than k_len or numbers other than 0 and 1.
 
     Source: The usual practice for batches of sequences of different lengths.
 
@@ -132,6 +132,8 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
     """
     known = np.asarray(lengths)
     is_table = known.ndim == 2
+    if known.size == 0:
+        raise ValueError(f"lengths must be one integer per batch entry, got {known.tolist()}")
     if not np.issubdtype(known.dtype, np.integer) and not (is_table and known.dtype == bool):
         raise TypeError(
             f"lengths must be integers, or a boolean table (batch, keys), got {known.dtype}"
@@ -144,7 +146,7 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
         if not np.isin(known, (0, 1)).all():
             raise ValueError(f"lengths must be 0 and 1 where it is a table, got {known.tolist()}")
         return known[:, None, None].astype(bool)
-    if known.size and (known.min() < 0 or known.max() > k_len):
+    if known.min() < 0 or known.max() > k_len:
         raise ValueError(f"lengths must be between 0 and k_len ({k_len}), got {known.tolist()}")
     mask: Array = np.arange(k_len) < known[:, None, None, None]
     return mask

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape
+from attn_core.reference.shapes import (
+    Array,
+    check_float_arrays,
+    check_integer_array,
+    check_same_shape,
+)
 
 
 def _check_mixture(
@@ -13,9 +18,7 @@ def _check_mixture(
     steps, length = weights.shape[:-1], weights.shape[-1]
     check_same_shape("generate", generate, (*steps, generate.shape[-1]))
     check_same_shape("p_generate", p_generate, steps)
-    if not isinstance(source, np.ndarray) or not np.issubdtype(source.dtype, np.integer):
-        seen = getattr(source, "dtype", type(source).__name__)
-        raise TypeError(f"source must be a NumPy array of integers, got {seen}")
+    check_integer_array("source", source)
     check_same_shape("source", source, (*steps[:-1], length))
     if not isinstance(size, int) or isinstance(size, bool):
         raise TypeError(f"size must be an integer, got {size!r}")

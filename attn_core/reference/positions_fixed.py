@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.reference.masks import _distance
-from attn_core.reference.shapes import Array
+from attn_core.reference.shapes import Array, check_integer_array
 
 
 def distances(q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = None) -> Array:
@@ -147,7 +147,7 @@ def t5_bucket(
         >>> t5_bucket(np.array([-200, -20, -2, 0, 2, 20, 200])).tolist()
         [15, 10, 2, 0, 18, 26, 31]
     """
-    _check_integers("distance", distance)
+    check_integer_array("distance", distance)
     n = buckets // 2 if bidirectional else buckets
     e = n // 2
     if e < 1 or (bidirectional and buckets % 2) or max_distance <= e:
@@ -195,16 +195,9 @@ def restarting(segment_ids: Array) -> Array:
         >>> restarting(np.array([7, 7, 7, 2, 2, 7])).tolist()
         [0, 1, 2, 0, 1, 0]
     """
-    segment_ids = np.asarray(segment_ids)
-    _check_integers("segment_ids", segment_ids)
+    check_integer_array("segment_ids", segment_ids)
     positions = np.zeros(segment_ids.shape, dtype=np.int64)
     for t in range(1, segment_ids.shape[-1]):
         goes_on = segment_ids[..., t] == segment_ids[..., t - 1]
         positions[..., t] = np.where(goes_on, positions[..., t - 1] + 1, 0)
     return positions
-
-
-def _check_integers(name: str, array: Array) -> None:
-    dtype = np.asarray(array).dtype
-    if not np.issubdtype(dtype, np.integer):
-        raise TypeError(f"{name} must hold integers, got {dtype}")

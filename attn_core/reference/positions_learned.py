@@ -4,8 +4,14 @@ import math
 
 import numpy as np
 
-from attn_core.reference.positions_fixed import _check_integers, check_distance, t5_bucket
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, sum_to_shape
+from attn_core.reference.positions_fixed import check_distance, t5_bucket
+from attn_core.reference.shapes import (
+    Array,
+    check_float_arrays,
+    check_integer_array,
+    check_same_shape,
+    sum_to_shape,
+)
 
 
 def t5_bias(
@@ -345,15 +351,15 @@ def segment_backward(
 
 
 def _check_ids(segment_ids: Array, x: Array, weight: Array) -> None:
-    _check_integers("segment_ids", segment_ids)
-    ids = np.asarray(segment_ids)
+    check_integer_array("segment_ids", segment_ids)
     try:
-        fits = np.broadcast_shapes(ids.shape, x.shape[:-1]) == x.shape[:-1]
+        fits = np.broadcast_shapes(segment_ids.shape, x.shape[:-1]) == x.shape[:-1]
     except ValueError:
         fits = False
-    if not fits or ids.shape[-1:] != x.shape[-2:-1]:
-        raise ValueError(f"segment_ids must broadcast to {x.shape[:-1]}, got {ids.shape}")
-    if ids.size and not 0 <= ids.min() <= ids.max() < len(weight):
+    if not fits or segment_ids.shape[-1:] != x.shape[-2:-1]:
+        raise ValueError(f"segment_ids must broadcast to {x.shape[:-1]}, got {segment_ids.shape}")
+    if segment_ids.size and not 0 <= segment_ids.min() <= segment_ids.max() < len(weight):
         raise ValueError(
-            f"segment_ids must be from 0 to {len(weight) - 1}, got {ids.min()} to {ids.max()}"
+            f"segment_ids must be from 0 to {len(weight) - 1}, got {segment_ids.min()} to "
+            f"{segment_ids.max()}"
         )

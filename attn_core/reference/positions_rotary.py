@@ -6,7 +6,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from attn_core.reference.shapes import Array, check_float_arrays, check_number, check_same_shape
+from attn_core.reference.shapes import (
+    Array,
+    check_array,
+    check_float_arrays,
+    check_number,
+    check_same_shape,
+)
 
 Ramp = Literal["index", "unrounded index", "rotations"]
 
@@ -292,7 +298,8 @@ def _prepare(
     else:
         raise ValueError(f"pairing must be 'half' or 'interleaved', got {pairing!r}")
     scaling = Scaling() if scaling is None else scaling
-    positions = np.arange(x.shape[-2]) if positions is None else np.asarray(positions)
+    positions = np.arange(x.shape[-2]) if positions is None else positions
+    check_array("positions", positions)
     if positions.ndim == 2 and x.ndim >= 4 and positions.shape[0] in (1, x.shape[-4]):
         positions = positions[:, None]  # all heads alike
     if positions.shape[-1:] != x.shape[-2:-1] or positions.ndim not in (1, 3):

@@ -10,6 +10,7 @@ from attn_core.reference.shapes import (
     Array,
     check_broadcasts_to,
     check_float_arrays,
+    check_integer_array,
     check_number,
     check_same_shape,
     transpose,
@@ -54,8 +55,7 @@ def _compute(query: Array, key: Array, value: Array, choice: Array, mask: Array 
         # What takes part nowhere becomes 0 here: further down 0 * nan would be nan.
         attended = np.any(np.broadcast_to(mask, scores.shape), axis=-2, keepdims=True)
         key = np.where(transpose(attended), key, 0)
-    if not np.issubdtype(np.asarray(choice).dtype, np.integer):
-        raise TypeError(f"choice must hold integers, got {np.asarray(choice).dtype}")
+    check_integer_array("choice", choice)
     check_same_shape("choice", choice, scores.shape[:-1])
     probabilities = softmax(scores)
     one_hot = (np.arange(scores.shape[-1]) == choice[..., None]).astype(scores.dtype)

@@ -134,6 +134,7 @@ def scaled_dot_backward(grad_scores: Array, query: Array, key: Array) -> tuple[A
         [[1.0, 1.0, 1.0, 1.0]]
     """
     _check_same_width(query, key, least=1)
+    check_gradient(grad_scores, query, key)
     return dot_backward(grad_scores / float(np.sqrt(query.shape[-1])), query, key)
 
 

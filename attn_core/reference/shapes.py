@@ -9,11 +9,23 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 
+def check_array(name: str, array: object) -> None:
+    """Raise an error that names the argument unless it is an array, or a number of NumPy's."""
+    if not isinstance(array, np.ndarray | np.generic):
+        raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+
+
+def check_integer_array(name: str, array: Array) -> None:
+    """Raise an error that names the argument unless it is an array of integers."""
+    check_array(name, array)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+
+
 def check_float_arrays(min_dims: int = 2, **arrays: Array) -> None:
     """Raise an error that names the argument unless all are floating-point arrays of one dtype."""
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+        check_array(name, array)
         if not np.issubdtype(array.dtype, np.floating):
             raise TypeError(f"{name} must hold floating-point numbers, got dtype {array.dtype}")
         if array.ndim < min_dims:
@@ -35,8 +47,9 @@ def check_number(name: str, number: object) -> None:
 
 def check_same_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """Raise an error that names the argument unless the array has this shape."""
-    if np.shape(array) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {np.shape(array)}")
+    check_array(name, array)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
 
 
 def check_broadcasts_to(name: str, array: Array, shape: tuple[int, ...]) -> None:

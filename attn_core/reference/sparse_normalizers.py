@@ -187,6 +187,7 @@ def entmax(scores: Array, dim: int = -1, *, alpha: Alpha = 1.5) -> Array:
     """
     if isinstance(alpha, np.ndarray):
         return entmax_bisect(scores, dim, alpha=alpha)
+    check_number("alpha", alpha)
     if alpha == 1:
         return softmax(scores, dim)
     closed = {1.5: entmax15, 2: sparsemax}

@@ -1,6 +1,7 @@
 """Recording shows what the layers attend, and changes nothing."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -94,6 +95,23 @@ def test_nothing_is_left_behind_not_even_by_an_error(reader):
         raise ZeroDivisionError
     assert not any("forward" in vars(part) for part in reader.modules())
     assert copy.deepcopy(reader)(normal(1, 2, 8)).shape == (1, 8)
+
+
+def test_a_forward_of_ones_own_is_there_again_after_recording(reader):
+    """Libraries that wrap a layer set its ``forward`` on the instance."""
+    calls = []
+
+    def wrapped(*inputs, forward=reader.mix.forward, **options):
+        calls.append(inputs)
+        return forward(*inputs, **options)
+
+    # What records reads the signature of the layer's own.
+    wrapped.__signature__ = inspect.signature(reader.mix.forward)
+    reader.mix.forward = wrapped
+    with record(reader) as layers:
+        reader(normal(1, 2, 8))
+    assert len(layers["mix"]) == len(calls) == 1
+    assert reader.mix.forward is wrapped
 
 
 def test_a_step_with_a_cache_happens_once():

@@ -136,3 +136,13 @@ def test_the_keys_of_the_spans_are_not_copied():
     key = normal(1, 2, 100, 4)
     (spans,) = Cut.apply(key, (Spans(start=0, number=9, step=10, length=20),))
     assert spans.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
+
+
+def test_a_window_that_is_open_on_one_side_is_its_table():
+    """Long enough that a kernel is chosen by the length."""
+    query, key, value = (normal(3000, 2, seed=seed).float() for seed in range(3))
+    for mask in (masks.window(3, None), masks.window(None, 3)):
+        torch.testing.assert_close(
+            attention(query, key, value, mask=mask),
+            attention(query, key, value, mask=mask.dense(3000, 3000)),
+        )

@@ -58,6 +58,16 @@ def test_blocks_of_nothing_before_and_after_the_keys_that_may_be_attended():
         )
 
 
+@pytest.mark.parametrize("normalizer", [softmax_with_sink, partial(softmax_with_sink)])
+def test_a_sink_that_is_not_given_has_the_score_0(normalizer):
+    query, key, value = normal((7, 4), (11, 4), (11, 3))
+    powers = (query @ key.T / 2).exp()
+    torch.testing.assert_close(
+        attention(query, key, value, normalizer=normalizer),
+        powers @ value / (1 + powers.sum(-1, keepdim=True)),
+    )
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize(
     "options",

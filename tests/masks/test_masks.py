@@ -156,6 +156,13 @@ def test_a_dense_mask_belongs_to_the_rows_of_the_call_whatever_the_offset():
         assert torch.equal(masks.dense(table).dense(2, 3, q_offset), table)
 
 
+def test_a_table_is_built_where_it_is_asked_for_wherever_the_offset_is():
+    q_offset = torch.tensor([1, 2])
+    table = masks.causal().dense(2, 4, q_offset, device="meta")
+    assert table.device.type == "meta"
+    assert table.shape == masks.causal().dense(2, 4, q_offset).shape == (2, 1, 2, 4)
+
+
 @pytest.mark.parametrize("shape", list(product((1, 2), (1, 3), (1, 4), (1, 4))), ids=str)
 def test_a_dense_mask_broadcasts_as_a_tensor_does(shape):
     table = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.7

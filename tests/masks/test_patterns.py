@@ -106,6 +106,9 @@ def test_bigbird_is_drawn_by_its_seed_and_every_far_block_has_its_chance():
 
     assert torch.equal(table(3), table(3))
     assert not torch.equal(table(3), table(4))
+    by_default = masks.bigbird(20, 2, global_blocks=1, random_blocks=2).dense(20, 20)
+    assert torch.equal(by_default, table(0))
+    assert not torch.equal(by_default, table(1))
     row = sum(table(seed)[10].int() for seed in range(60))
     assert (row > 0).all()
     assert len(masks.bigbird(6, 2, random_blocks=99).dense(6, 6)) == 6

@@ -194,3 +194,14 @@ def test_a_score_may_ignore_batch_and_heads():
         rows = table[:3] if head % 2 == 0 else table[3:]
         expected = rows.softmax(-1) @ value[:, head // 2]
         torch.testing.assert_close(output[:, head], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_under_autocast_a_learned_score_takes_half_precision():
+    score = scores.Bilinear(4, 4)
+    query, key = (x.bfloat16() for x in normal((3, 4), (5, 4)))
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = score(query, key)
+    expected = query.float() @ score.weight @ key.float().T
+    torch.testing.assert_close(seen.float(), expected, rtol=0.03, atol=0.03)
+    with pytest.raises(TypeError, match=r"query.*bfloat16.*float32"):
+        score(query, key)
