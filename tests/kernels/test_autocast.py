@@ -24,7 +24,7 @@ def mixed_precision():
     return torch.autocast("cpu", dtype=HALF)
 
 
-def assert_half_close_to_single(tensors, options, kernel):
+def assert_near_single(tensors, options, kernel):
     """Compare with single precision: output, dtype, and gradients of everything learned."""
     learned = [*tensors]
     bias = options.get("bias")
@@ -68,9 +68,7 @@ def test_every_kernel_takes_any_precision_and_gives_half(kernel, bias):
     tensors = [
         x.requires_grad_() for x in normal((2, 4, LENGTH, 8), *[(2, 2, LENGTH, 8)] * 2, seed=1)
     ]
-    assert_half_close_to_single(
-        tensors, {"mask": masks.window(5, 0), "bias": BIASES[bias]()}, kernel
-    )
+    assert_near_single(tensors, {"mask": masks.window(5, 0), "bias": BIASES[bias]()}, kernel)
 
 
 @pytest.mark.parametrize("kernel", ["explicit", "banded", "chunked"])
@@ -78,9 +76,7 @@ def test_a_sink_that_is_learned_may_stay_in_single_precision(kernel):
     tensors = [x.requires_grad_() for x in normal(*[(2, 4, LENGTH, 8)] * 3)]
     sink = torch.full((4, 1, 1), 0.5, requires_grad=True)
     normalizer = partial(normalizers.softmax_with_sink, sink=sink)
-    assert_half_close_to_single(
-        tensors, {"mask": masks.window(5, 0), "normalizer": normalizer}, kernel
-    )
+    assert_near_single(tensors, {"mask": masks.window(5, 0), "normalizer": normalizer}, kernel)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +85,13 @@ def test_a_sink_that_is_learned_may_stay_in_single_precision(kernel):
 @pytest.mark.parametrize("kernel", ["explicit", "banded"])
 def test_other_normalizers_do_too(normalizer, kernel):
     tensors = [x.requires_grad_() for x in normal(*[(2, 4, LENGTH, 8)] * 3)]
-    assert_half_close_to_single(
-        tensors, {"mask": masks.window(5, 0), "normalizer": normalizer}, kernel
-    )
+    assert_near_single(tensors, {"mask": masks.window(5, 0), "normalizer": normalizer}, kernel)
 
 
 @pytest.mark.parametrize("score", [scores.Bilinear(8, 8), scores.Additive(8, 8, 4), scores.cosine])
 def test_scores_do_too(score):
     tensors = [x.requires_grad_() for x in normal(*[(2, 4, LENGTH, 8)] * 3)]
-    assert_half_close_to_single(
-        tensors, {"mask": masks.causal(), "score": score, "scale": 0.3}, "explicit"
-    )
+    assert_near_single(tensors, {"mask": masks.causal(), "score": score, "scale": 0.3}, "explicit")
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")

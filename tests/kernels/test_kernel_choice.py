@@ -283,6 +283,7 @@ def test_torch_compile_takes_numbers_and_lengths_that_change():
 
 
 def test_a_sparse_normalizer_compiles_in_several_graphs_and_not_as_one():
+    torch.compiler.reset()  # what was compiled before in this process
     options = {"backend": "eager", "dynamic": False}
     x = torch.randn(1, 2, 5, 4)
     whole = torch.compile(normalizers.sparsemax, fullgraph=True, **options)
