@@ -120,7 +120,8 @@ def padding(lengths: npt.ArrayLike, k_len: int) -> Array:
     Raises:
         TypeError: lengths holds neither integers nor, where it is a table, truth values.
         ValueError: lengths is empty or has neither one nor two dimensions, a length leaves the
-            range from 0 to k_len, or a table has another width than k_len or numbers other than 0 and 1.
+            range from 0 to k_len, or a table has another width than k_len or numbers other than
+            0 and 1.
 
     Source: The usual practice for batches of sequences of different lengths.
 
