@@ -17,7 +17,9 @@
   };
 
   const start = () => {
+    const observer = new ResizeObserver(markAll); // the column changes after the window has
     for (const box of document.querySelectorAll(BOXES)) {
+      observer.observe(box);
       box.addEventListener("scroll", () => mark(box), { passive: true });
     }
     markAll();
@@ -26,7 +28,6 @@
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
-  window.addEventListener("resize", markAll);
   document.addEventListener("toggle", markAll, true); // something was unfolded
 })();
 

@@ -165,9 +165,9 @@ class Block(nn.Module):
     another one after each layer (Gemma 2):
 
     .. math::
-        \text{pre:} \quad x \leftarrow x + f(\operatorname{norm}(x)), \qquad
-        \text{post:} \quad x \leftarrow \operatorname{norm}(x + f(x)), \qquad
-        \text{both:} \quad x \leftarrow x + \operatorname{norm}'(f(\operatorname{norm}(x)))
+        \text{pre:}  \quad & x \leftarrow x + f(\operatorname{norm}(x)) \\
+        \text{post:} \quad & x \leftarrow \operatorname{norm}(x + f(x)) \\
+        \text{both:} \quad & x \leftarrow x + \operatorname{norm}'(f(\operatorname{norm}(x)))
 
     for :math:`f` self-attention, then cross-attention if there is any, then the feed-forward
     network.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attn_core import reference
 from attn_core.plot.live_page import SCRIPT, STYLE
-from attn_core.plot.style import COLORS, check_positive, check_tokens, to_array
+from attn_core.plot.style import COLORS, check_number, check_tokens, to_array
 
 _CENTRE = 120.0  # of a drawing that is 240 units wide and high
 _REACH = 104.0  # from its centre to its edge
@@ -118,7 +118,7 @@ def live_attention(
     query_array = _points(np.asarray(to_array(query, "query"))[None], "query", 1)[0]
     for name, axes in (("key_axes", key_axes), ("value_axes", value_axes)):
         check_tokens(axes, 2, name)
-    check_positive("temperature", temperature)
+    check_number("temperature", temperature)
     if not 0.1 <= temperature <= 4:
         raise ValueError(f"temperature must be between 0.1 and 4, got {temperature}")
 
