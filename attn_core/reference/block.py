@@ -85,9 +85,9 @@ def transformer_block(
     r"""Attend, then feed forward, each added to what came in, with norms before, after, or both.
 
     .. math::
-        \text{pre:} \quad x \leftarrow x + f(\operatorname{norm}(x)), \qquad
-        \text{post:} \quad x \leftarrow \operatorname{norm}(x + f(x)), \qquad
-        \text{both:} \quad x \leftarrow x + \operatorname{norm}'(f(\operatorname{norm}(x)))
+        \text{pre:}  \quad & x \leftarrow x + f(\operatorname{norm}(x)) \\
+        \text{post:} \quad & x \leftarrow \operatorname{norm}(x + f(x)) \\
+        \text{both:} \quad & x \leftarrow x + \operatorname{norm}'(f(\operatorname{norm}(x)))
 
     for f multi-head attention, and then the network
     :math:`\operatorname{gelu}(x W_1^\top + b_1) W_2^\top + b_2` or
@@ -180,8 +180,8 @@ def transformer_block_backward(
     stacks of pre-norm blocks can be trained:
 
     .. math::
-        \text{pre:} \quad \bar x = \bar y + \operatorname{norm}'\big(f'(\bar y)\big), \qquad
-        \text{post:} \quad \bar x = g + f'(g), \quad g = \operatorname{norm}'(\bar y)
+        \text{pre:}  \quad & \bar x = \bar y + \operatorname{norm}'\big(f'(\bar y)\big) \\
+        \text{post:} \quad & \bar x = g + f'(g), \quad g = \operatorname{norm}'(\bar y)
 
     where a prime stands for the way back through. With norms before and after, f is the layer with
     its second norm.
