@@ -76,9 +76,9 @@ def live_mask(
     check_flag("causal", causal)
     check_flag("by_document", by_document)
     for name, count in (("window", window), ("global_tokens", global_tokens), ("length", length)):
-        check_count(name, count)
-    check_count("layers", layers)
-    check_count("query", query)
+        check_count(name, count, least=None)
+    check_count("layers", layers, least=None)
+    check_count("query", query, least=None)
     try:
         ids = [0] * n if documents is None else [int(entry) for entry in documents]
     except (TypeError, ValueError):

@@ -159,11 +159,11 @@ def check_positive(name: str, number: float) -> None:
         raise ValueError(f"{name} must be positive, got {number}")
 
 
-def check_count(name: str, count: object, *, least: int = 0) -> None:
-    """Refuse what is no integer, or less than the least."""
+def check_count(name: str, count: object, *, least: int | None = 0) -> None:
+    """Refuse what is no integer, or less than the least, if there is one."""
     if isinstance(count, bool) or not isinstance(count, Integral):
         raise TypeError(f"{name} must be an integer, got {count!r}")
-    if int(count) < least:
+    if least is not None and int(count) < least:
         raise ValueError(f"{name} must be at least {least}, got {count}")
 
 

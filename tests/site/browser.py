@@ -185,26 +185,23 @@ def visited(browser: Browser, address: str, home: str, *, with_axe: bool = True)
         for width in WIDTHS.values():
             page.set_viewport_size({"width": width, "height": 900})
             visit.scrolls += page.evaluate(PAGE_SCROLL)
-        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-        page.evaluate("() => new Promise(requestAnimationFrame)")  # the theme's script answers
-        visit.dimmed += page.evaluate(DIMMED_FIGURES)
         if with_axe:
             page.evaluate(EMPTY_EQUATIONS)
-            visit.violations = accessibility(page)
+            look_closely(page, visit)
     return visit
 
 
-def accessibility(page: Page) -> list[str]:
-    """axe-core's findings at every width and in every colour scheme.
+def look_closely(page: Page, visit: Visit) -> None:
+    """What axe-core finds, and dimmed figures, at every width and in every colour scheme.
 
     Only colours follow the scheme: the first is checked by all rules, the others by contrast.
     """
-    found = []
     for name, width in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(500)  # the theme's scripts answer a resize after 0.3 s
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             options = AXE_OPTIONS if scheme == SCHEMES[0] else AXE_CONTRAST
-            found += violations(page, f"{name}, {scheme}", options)
-    return found
+            visit.violations += violations(page, f"{name}, {scheme}", options)
+            if scheme == "dark":
+                visit.dimmed += page.evaluate(DIMMED_FIGURES)
