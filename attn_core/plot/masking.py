@@ -78,7 +78,7 @@ def live_mask(
     for name, count in (("window", window), ("global_tokens", global_tokens), ("length", length)):
         check_count(name, count, least=None)
     check_count("layers", layers, least=None)
-    check_count("query", query, least=None)
+    check_count("query", query)
     try:
         ids = [0] * n if documents is None else [int(entry) for entry in documents]
     except (TypeError, ValueError):
