@@ -1,5 +1,6 @@
 """Every argument of every public call refuses what is of the wrong kind, and is named."""
 
+import re
 from contextlib import AbstractContextManager
 
 import matplotlib
@@ -28,13 +29,18 @@ def outcome(call, arguments):
             pass
 
 
+def error_of(call, arguments):
+    try:
+        outcome(call, arguments)
+    except Exception as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_right_call_is_right(name):
     call, right = RIGHT[name]
-    try:
-        outcome(call, right)
-    except Exception as error:
-        pytest.fail(f"{name}: {error!r}")
+    assert error_of(call, right) is None
 
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
@@ -45,4 +51,4 @@ def test_a_wrong_kind_is_refused_and_the_argument_named(name, parameter):
             continue
         with pytest.raises((TypeError, ValueError)) as caught:
             outcome(call, right | {parameter: value})
-        assert parameter in str(caught.value), (kind, str(caught.value))
+        assert re.search(rf"\b{parameter}\b", str(caught.value)), (kind, str(caught.value))

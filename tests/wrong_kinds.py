@@ -37,7 +37,6 @@ IDS = torch.ones(2, 3, dtype=torch.long)
 W = np.full((2, 2), 0.5)
 QKV = {"query": X, "key": X, "value": X}
 LAYER = modules.MultiHeadAttention(8, 2)
-FRAMES = torch.randn(1, 4, 8)
 
 
 class Anything:
