@@ -314,7 +314,8 @@ def _check_mask(arguments: Arguments) -> None:
         return
     if isinstance(mask, Mask):
         heads = arguments.query.shape[-3]
-        _check_entries(f"mask {mask.name}", mask.batch, arguments)
+        if mask.batch is not None:
+            _check_entries(f"mask {mask.name}", mask.batch, arguments)
         if mask.uses_positions:
             _check_offset(arguments)
         if mask.heads is not None and mask.heads != heads:

@@ -45,11 +45,11 @@ def reluctance(arguments: Arguments) -> str | None:
     if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
-    heads = arguments.leading.numel() * arguments.query.shape[-3]
-    if heads * pairs >= FEW_SCORES:
-        reason = _why_not_fused(arguments)
-        if reason is not None:
-            return f"{reason}, so that PyTorch would hold all {heads * pairs} weights"
+    reason = _why_not_fused(arguments)
+    if reason is not None:
+        weights = arguments.leading.numel() * arguments.query.shape[-3] * pairs
+        if weights >= FEW_SCORES:
+            return f"{reason}, so that PyTorch would hold all {weights} weights"
     if isinstance(arguments.bias, Bias):
         numbers = pairs * (arguments.bias.heads or 1)
         if numbers > _LARGE_BIAS:
@@ -90,10 +90,10 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     if not is_causal:
         bias = arguments.bias_table(query, key)
         attn_mask, empty = _additive_or_bool(bias, table, arguments.is_all_in_use)
-    heads, group = query.shape[-3:-1], arguments.group
-    query, key, value = (_flatten_leading(x, arguments.leading) for x in (query, key, value))
+    leading, heads, group = arguments.leading, query.shape[-3:-1], arguments.group
+    query, key, value = (_flatten_leading(x, leading) for x in (query, key, value))
     if attn_mask is not None:
-        attn_mask = _flatten_leading(attn_mask, arguments.leading)
+        attn_mask = _flatten_leading(attn_mask, leading)
     if _is_step_of_decoding(arguments, attn_mask):
         # One product with the keys for all queries of a group is up to twice as fast.
         query, group = query.unflatten(1, (-1, group)).squeeze(3), 1
@@ -118,7 +118,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         raise RuntimeError(_ONLY_ONCE.format("forward mode differentiation")) from error
     if output.requires_grad and not torch.compiler.is_compiling():
         _refuse_second_derivatives(output)
-    output = output.reshape(*arguments.leading, *heads, value.shape[-1])
+    output = output.reshape(*leading, *heads, value.shape[-1])
     return (output if empty is None else output.masked_fill(empty, 0.0)), None
 
 
