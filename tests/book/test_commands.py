@@ -60,7 +60,7 @@ def test_what_is_no_notebook_is_named(
 @pytest.mark.parametrize("command", ["chapter", "experiments"])
 def test_a_name_with_a_space_is_one_name(command: str):
     recipe = subprocess.run(
-        ["make", "--dry-run", "--always-make", command, "C=a folder/name"],
+        ["make", "--dry-run", "--always-make", "--no-print-directory", command, "C=a folder/name"],
         cwd=ROOT,
         capture_output=True,
         text=True,
