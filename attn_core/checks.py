@@ -91,9 +91,14 @@ def check_integers(name: str, x: Tensor) -> None:
 
 
 def has_numbers(x: Tensor) -> bool:
-    """Whether the numbers of x can be read: not while a call is traced, nor of a mere shape."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not is_traced and type(x) in (Tensor, nn.Parameter) and x.device.type != "meta"
+    """Whether the numbers of x can be read: not while a call is traced, nor of a mere shape.
+
+    Nor under the transforms of torch.func: of a tensor that vmap splits no number can be read.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    is_whole = not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return type(x) in (Tensor, nn.Parameter) and x.device.type != "meta" and is_whole
 
 
 def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
@@ -112,6 +117,19 @@ def check_one_per_vector(name: str, numbers: Tensor, x: Tensor) -> None:
             f"{name} must broadcast to (..., length) = {tuple(full)}, got {name} "
             f"{tuple(numbers.shape)}"
         )
+
+
+def check_numbers_within(
+    name: str, numbers: Tensor | None, *, least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Refuse a tensor with a number outside of these limits, where its numbers can be read."""
+    if numbers is None or not has_numbers(numbers) or numbers.numel() == 0:
+        return
+    smallest, largest = (float(end) for end in numbers.detach().aminmax())
+    if smallest < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {smallest:g}")
+    if largest > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {largest:g}")
 
 
 def check_sequence(name: str, x: Tensor, width: int) -> None:

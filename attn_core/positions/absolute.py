@@ -10,6 +10,7 @@ from attn_core.checks import (
     check_integers,
     check_number,
     check_one_per_vector,
+    check_same_kind,
     check_sequence,
     check_sizes,
     has_numbers,
@@ -133,7 +134,7 @@ class LearnedEncoding(nn.Module):
 
     Raises:
         ValueError: if a size is not positive, ``x`` has another width, or is too long.
-        TypeError: if a size is not an integer.
+        TypeError: if a size is not an integer, or ``x`` has another dtype than ``weight``.
 
     Source: Gehring et al. (2017), section 3.1.
 
@@ -161,7 +162,7 @@ class LearnedEncoding(nn.Module):
                 :func:`restarting` gives such ones.
 
         Returns:
-            Shape and dtype of ``x``.
+            Shape and dtype of ``x``; under autocast the wider dtype of ``x`` and ``weight``.
 
         Raises:
             ValueError: if ``x`` or ``positions`` has the wrong shape, a position is negative or
@@ -170,6 +171,7 @@ class LearnedEncoding(nn.Module):
         """
         max_len, dim = self.weight.shape
         check_sequence("x", x, dim)
+        check_same_kind("x", x, "the layer", self.weight)
         if positions is None:
             check_sizes(least=0, offset=offset)
             if offset + x.shape[-2] > max_len:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_core.positions import LearnedEncoding, SinusoidalEncoding, sinusoidal
+from attn_core.positions import LearnedEncoding, SegmentEncoding, SinusoidalEncoding, sinusoidal
 
 
 @given(length=st.integers(0, 30), dim=st.integers(1, 9), base=st.sampled_from([10000.0, 7.5]))
@@ -92,6 +92,38 @@ def test_the_input_is_added_to_and_not_changed(layer):
     encoded.sum().backward()
     assert (x.grad == 1).all()
     assert (x == 1).all()
+
+
+OTHERS = [torch.float16, torch.bfloat16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", OTHERS, ids=str)
+def test_what_is_encoded_keeps_its_dtype(dtype):
+    x, places = torch.zeros(2, 4, 6, dtype=dtype), torch.arange(4)
+    learned, segments = LearnedEncoding(20, 6).to(dtype), SegmentEncoding(4, 6).to(dtype)
+    for layer in (SinusoidalEncoding(6), learned):
+        assert layer(x).dtype == layer(x, positions=places).dtype == dtype
+    assert segments(x, places).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", OTHERS, ids=str)
+def test_what_is_learned_is_added_to_its_own_dtype_only(dtype):
+    x, places = torch.zeros(2, 4, 6, dtype=dtype), torch.arange(4)
+    for call in (
+        lambda: LearnedEncoding(20, 6)(x),
+        lambda: LearnedEncoding(20, 6)(x, positions=places),
+        lambda: SegmentEncoding(4, 6)(x, places),
+    ):
+        with pytest.raises(TypeError, match=rf"x has dtype {dtype}, but the layer has torch.float"):
+            call()
+
+
+@pytest.mark.parametrize("layer", [*encodings(), SegmentEncoding(4, 6)], ids=repr)
+def test_places_can_differ_under_vmap(layer):
+    x, places = torch.zeros(2, 3, 6), torch.tensor([[0, 1, 2], [3, 1, 0]])
+    name = "segment_ids" if isinstance(layer, SegmentEncoding) else "positions"
+    each = torch.func.vmap(lambda x, places: layer(x, **{name: places}))
+    assert torch.equal(each(x, places), layer(x, **{name: places}))
 
 
 def test_a_learned_encoding_learns_the_positions_that_it_saw():
