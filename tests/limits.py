@@ -259,6 +259,9 @@ KERNELS = [
         t(1, 2),
         t(2),
     ),
+    Row("beta, least", lambda x: kernels.delta_rule(*[t(1, 1)] * 3, beta=x), 0.0, -TINY),
+    Row("beta, most", lambda x: kernels.delta_rule(*[t(1, 1)] * 3, beta=x), 2.0, 2.1),
+    Row("decay", lambda x: kernels.delta_rule(*[t(1, 1)] * 3, decay=x), 0.0, TINY),
 ]
 MODULES = [
     Row("softcap", lambda x: MultiHeadAttention(2, 1, softcap=x), TINY, 0.0),

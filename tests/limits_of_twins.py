@@ -107,6 +107,9 @@ PARTS = [
     ),
 ]
 LAYERS = [
+    Row("beta, least", lambda x: twin.delta_rule(*[n(1, 1)] * 3, beta=x), 0.0, BELOW_0),
+    Row("beta, most", lambda x: twin.delta_rule(*[n(1, 1)] * 3, beta=x), 2.0, 2.1),
+    Row("decay", lambda x: twin.delta_rule(*[n(1, 1)] * 3, decay=x), 0.0, -BELOW_0),
     Row("landmarks, least", lambda x: twin.nystrom(n(3, 2), n(5, 2), n(5, 2), landmarks=x), 1, 0),
     Row("landmarks, queries", lambda x: twin.nystrom(n(3, 2), n(5, 2), n(5, 2), landmarks=x), 3, 4),
     Row("landmarks, keys", lambda x: twin.nystrom(n(5, 2), n(3, 2), n(3, 2), landmarks=x), 3, 4),

@@ -1,5 +1,6 @@
 """The delta rule: a memory of fixed size that can forget, and can correct what it holds."""
 
+import math
 from typing import Literal, overload
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from attn_core.autocast import without_autocast
 from attn_core.calls import checked_call
-from attn_core.checks import check_floating_point, check_number
+from attn_core.checks import check_floating_point, check_number, check_numbers_within
 from attn_core.kernels.padded import check_padded
 from attn_core.kernels.recurrence import (
     RecurrentOutput,
@@ -97,8 +98,9 @@ def delta_rule(
         query: ``(..., Hq, T, D)``, or ``(T, D)``.
         key: ``(..., Hkv, T, D)``, or ``(T, D)``; Hq is a multiple of Hkv.
         value: ``(..., Hkv, T, Dv)``, or ``(T, Dv)``.
-        beta: β, how much of the old value is replaced, 0 to 1: broadcast to ``(..., Hkv, T, 1)``,
-            or one number.
+        beta: β, how much of the old value is replaced, 0 to 1; up to 2, what was read turns into
+            its opposite, as flash-linear-attention's ``allow_neg_eigval`` has it. Broadcast to
+            ``(..., Hkv, T, 1)``, or one number.
         decay: g, the logarithm of what is kept, at most 0; −inf forgets everything: broadcast to
             ``(..., Hkv, T, D)``, one for each entry of a key, or one number.
         scale: multiplies what is read; by default :math:`1/\sqrt{D}`.
@@ -152,6 +154,8 @@ def delta_rule(
         shape = (*leading, *keys.shape[-3:])
         rates = _gate("beta", beta, (*shape[:-1], 1), queries, real)
         decays = _gate("decay", decay, shape, queries, real)
+        check_numbers_within("beta", rates, least=0, most=2)
+        check_numbers_within("decay", decays, most=0)
         written = [x.shape[:-2] for x in (keys, values, rates, decays) if x is not None]
         state_shape = (*torch.broadcast_shapes(*written), keys.shape[-1], values.shape[-1])
         state = first_state(past_state, queries, state_shape, padded.without_heads)
@@ -185,7 +189,8 @@ def _gate(
     if gate is None:
         return None
     if isinstance(gate, int | float):
-        check_number(name, gate)
+        if gate != -math.inf:
+            check_number(name, gate)
         gate = like.new_full((), float(gate))
     check_floating_point(name, gate)
     if gate.device != like.device:

@@ -19,6 +19,7 @@ from attn_core.reference.shapes import (
     check_broadcasts_to,
     check_float_arrays,
     check_number,
+    check_numbers_within,
     check_same_shape,
 )
 
@@ -77,6 +78,8 @@ def _prepare(
         None if gate is None else _gate(name, gate, key_shape, width, key, inputs)
         for name, gate, width in (("beta", beta, 1), ("decay", decay, key.shape[-1]))
     ]
+    check_numbers_within("beta", gates[0], least=0, most=2)
+    check_numbers_within("decay", gates[1], most=0)
     # A gate may have a batch where key and value have none: then so has the memory.
     leading = np.broadcast_shapes(
         inputs.key.shape[:-2], *(gate.shape[:-2] for gate in gates if gate is not None)
@@ -96,7 +99,8 @@ def _gate(
 ) -> Array:
     """Return beta or the decay, shape (..., Hq, T, 1 or D), 0 where there is padding."""
     if not isinstance(gate, np.ndarray):
-        check_number(name, gate)
+        if gate != -np.inf:
+            check_number(name, gate)
         gate = np.asarray(gate, key.dtype)
     check_float_arrays(min_dims=0, key=key, **{name: gate})
     if gate.ndim > 2 and gate.shape[-3] > 1:
@@ -166,8 +170,8 @@ def delta_rule(
         query: shape (..., Hq, T, D), or (T, D).
         key: shape (..., Hkv, T, D), or (T, D); Hq is a multiple of Hkv.
         value: shape (..., Hkv, T, Dv), or (T, Dv).
-        beta: how much of the old value is replaced, 0 to 1; a number, or an array that broadcasts
-            to (..., Hkv, T, 1).
+        beta: how much of the old value is replaced, 0 to 1; up to 2, what was read turns into its
+            opposite. A number, or an array that broadcasts to (..., Hkv, T, 1).
         decay: logarithm of what is kept, at most 0; a number, or an array that broadcasts to
             (..., Hkv, T, D).
         scale: multiplies what is read; None is 1 / sqrt(D).
@@ -181,7 +185,8 @@ def delta_rule(
 
     Raises:
         TypeError: an array holds no floating-point numbers, dtypes differ, or mask is not boolean.
-        ValueError: shapes do not fit; the message names the argument.
+        ValueError: shapes do not fit, or beta or decay is out of range; the message names the
+            argument.
 
     Source: Schlag et al. 2021, section 4.2; Yang et al. 2025, section 3.1; ONNX LinearAttention.
 

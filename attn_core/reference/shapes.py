@@ -45,6 +45,18 @@ def check_number(name: str, number: object) -> None:
         raise ValueError(f"{name} must be finite, got {number}")
 
 
+def check_numbers_within(
+    name: str, numbers: Array | None, *, least: float = -np.inf, most: float = np.inf
+) -> None:
+    """Raise an error that names the argument if a number is outside of these limits."""
+    if numbers is None or numbers.size == 0:
+        return
+    if numbers.min() < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {numbers.min():g}")
+    if numbers.max() > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {numbers.max():g}")
+
+
 def check_same_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """Raise an error that names the argument unless the array has this shape."""
     check_array(name, array)

@@ -1,11 +1,14 @@
 """The delta rule and its relatives: what is written, forgotten, overwritten and read."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_core import masks
+from attn_core import masks, reference
 from attn_core.kernels import delta_rule, linear_attention
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -296,9 +299,12 @@ def test_half_precision_is_as_exact_as_the_plain_recurrence(rule, dtype):
 )
 def test_gradients_of_all_orders(rule, decay_width):
     shapes = (2, 3, 2), (1, 3, 2), (1, 3, 1), (1, 2, 1), (1, 3, 1), (1, 3, decay_width)
-    *inputs, beta, decay = (x.requires_grad_() for x in normal(*shapes))
-    gates = {"beta": beta} if "delta" in rule else {}
-    gates |= {"decay": decay} if "gated" in rule else {}
+    *inputs, beta, decay = normal(*shapes)
+    inputs, gates = [x.requires_grad_() for x in inputs], {}
+    if "delta" in rule:
+        gates["beta"] = beta.sigmoid().requires_grad_()
+    if "gated" in rule:
+        gates["decay"] = (-0.1 - decay.abs()).requires_grad_()
 
     def call(query, key, value, past_state, *given_gates):
         return delta_rule(
@@ -309,6 +315,49 @@ def test_gradients_of_all_orders(rule, decay_width):
     leaves = [*inputs, *gates.values()]
     assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(call, leaves)
+
+
+OUT_OF_RANGE = {
+    "beta below 0": {"beta": [0.5, -0.1]},
+    "beta above 2": {"beta": [2.5, 0.5]},
+    "decay above 0": {"decay": [-1.0, 0.1]},
+    "decay, not its logarithm": {"decay": [0.9, 0.9]},
+}
+
+
+@pytest.mark.parametrize("gate", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE)
+def test_a_gate_out_of_range_is_refused_where_it_is_no_padding(gate):
+    [(name, numbers)] = gate.items()
+    x, column = torch.ones(2, 2), torch.tensor(numbers)[:, None]
+    with pytest.raises(ValueError, match=rf"^{name} must be at (least|most) \d, got "):
+        delta_rule(x, x, x, **{name: column})
+    with pytest.raises(ValueError, match=rf"^{name} must be at (least|most) \d, got "):
+        reference.delta_rule(*[x.numpy()] * 3, **{name: column.numpy()})
+    is_right = torch.tensor(
+        [0 <= number <= 2 if name == "beta" else number <= 0 for number in numbers]
+    )
+    delta_rule(x, x, x, **{name: column}, mask=is_right)
+    reference.delta_rule(
+        x.numpy(), x.numpy(), x.numpy(), **{name: column.numpy()}, mask=is_right.numpy()
+    )
+
+
+def test_gates_go_through_vmap_and_inference_mode():
+    x, gates = (
+        torch.ones(3, 2, 2),
+        {"beta": torch.full((3, 2, 1), 0.5), "decay": -torch.ones(3, 2, 1)},
+    )
+    together = torch.func.vmap(lambda x, beta, decay: delta_rule(x, x, x, beta=beta, decay=decay))
+    with torch.inference_mode():
+        torch.testing.assert_close(together(x, *gates.values()), delta_rule(x, x, x, **gates))
+
+
+def test_a_number_can_forget_everything():
+    x = torch.ones(2, 2)
+    for decay in (-math.inf, torch.tensor(-math.inf)):
+        torch.testing.assert_close(delta_rule(x, x, x, decay=decay, scale=0.5), x)
+    forgotten = reference.delta_rule(*[x.numpy()] * 3, decay=-math.inf, scale=0.5)
+    np.testing.assert_array_equal(forgotten, x.numpy())
 
 
 def test_gates_broadcast_and_may_be_numbers():

@@ -186,7 +186,7 @@ def test_the_derivatives_are_what_finite_differences_measure():
         (2, 3, 2), (1, 3, 2), (1, 3, 1), (1, 3, 1), (1, 3, 2), (1, 2, 1)
     )
     arrays = {"query": query, "key": key, "value": value}
-    gates = {"beta": beta, "decay": decay, "past_state": past}
+    gates = {"beta": np.abs(np.tanh(beta)), "decay": -np.abs(decay), "past_state": past}
     past_sums = {"past_state": np.concatenate([past, past], -1) ** 2}
     for name, inputs, options in (
         ("delta_rule", arrays | gates, {}),
@@ -218,6 +218,7 @@ def test_what_is_padded_reaches_nothing_in_numpy():
     results = []
     for filling in (0.5, np.nan):
         query, key, value, beta, decay = normal((7, 4), (7, 4), (7, 3), (7, 1), (7, 4))
+        beta, decay = np.abs(np.tanh(beta)), -np.abs(decay)
         for x in (key, value, beta, decay):
             x[4:] = filling
         gates = {"beta": beta, "decay": decay, "mask": np.arange(7) < 4}
