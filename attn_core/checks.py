@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +68,30 @@ def check_share(name: str, share: object) -> None:
         raise ValueError(f"{name} must be at least 0 and below 1, got {share}")
 
 
+def check_kind(name: str, thing: object, kind: type) -> None:
+    """Refuse what is not of this class of the package."""
+    if not isinstance(thing, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {thing!r}")
+
+
+def check_text(name: str, text: object) -> None:
+    """Refuse what is no text."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a text, got {text!r}")
+
+
+def check_path(name: str, path: object) -> None:
+    """Refuse what names no file and no folder."""
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"{name} must be a path, got {path!r}")
+
+
+def check_callable(name: str, thing: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(thing):
+        raise TypeError(f"{name} must be callable, got {thing!r}")
+
+
 def check_floating_point(name: str, x: Tensor) -> None:
     """Refuse anything but a floating point tensor."""
     if not isinstance(x, Tensor):
@@ -88,6 +113,7 @@ def check_integers(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
         raise TypeError(f"{name} must hold integers, got {x.dtype}")
+    check_not_sparse(name, x)
 
 
 def has_numbers(x: Tensor) -> bool:
@@ -180,6 +206,16 @@ def check_tokens(name: str, tokens: Tensor, vocabulary_size: int) -> None:
             f"{name} must hold numbers from 0 to {vocabulary_size - 1}, "
             f"got {int(tokens.min())} to {int(tokens.max())}"
         )
+
+
+def check_classes(name: str, numbers: Tensor, shape: tuple[int, ...], classes: int) -> None:
+    """Refuse anything but the number of a class, int64, in each place of this shape."""
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64:
+        seen = getattr(numbers, "dtype", type(numbers).__name__)
+        raise TypeError(f"{name} must hold numbers of classes as int64, got {seen}")
+    if numbers.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {tuple(numbers.shape)}")
+    check_numbers_within(name, numbers, least=0, most=classes - 1)
 
 
 def check_is_token(is_token: object, shape: tuple[int, ...]) -> None:

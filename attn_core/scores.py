@@ -255,6 +255,8 @@ class Additive(nn.Module):
 
     def from_projections(self, query: Tensor, key: Tensor) -> Tensor:
         """Score what is projected already: a decoder projects its keys once, not at each step."""
+        check_floating_point("query", query)
+        check_floating_point("key", key)
         rows = query.unsqueeze(-2)  # (..., L, 1, hidden_dim)
         columns = key.unsqueeze(-3)  # (..., 1, S, hidden_dim)
         return torch.tanh(rows + columns) @ self.score_vector

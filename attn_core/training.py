@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_core.checks import check_not_sparse, check_sizes
+from attn_core.checks import (
+    check_callable,
+    check_kind,
+    check_not_sparse,
+    check_number,
+    check_path,
+    check_sizes,
+    check_text,
+)
 from attn_core.extras import needed
 
 
@@ -113,6 +121,7 @@ def train(
 
     Raises:
         ValueError: ``batches`` is empty, or the loss is not finite.
+        TypeError: an argument has the wrong type.
         ImportError: tqdm, or tensorboard where ``log_dir`` is given, is not installed.
 
     Example:
@@ -121,8 +130,18 @@ def train(
         >>> len(history.losses)
         3
     """
+    check_kind("model", model, nn.Module)
+    check_callable("loss", loss)
+    if isinstance(batches, str) or not hasattr(batches, "__len__"):
+        raise TypeError(f"batches must be a sequence of batches, got {batches!r}")
+    check_not_sparse("batches", batches)
     if len(batches) == 0:
         raise ValueError("batches must hold at least one batch, got none")
+    check_number("learning_rate", learning_rate)
+    check_number("clip_norm", clip_norm)
+    if log_dir is not None:
+        check_path("log_dir", log_dir)
+    check_text("description", description)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=len(batches) + 1, pct_start=0.1, cycle_momentum=False
@@ -211,6 +230,7 @@ def train_to_plateau(
     Raises:
         ValueError: ``patience`` or ``max_epochs`` is less than 1, ``reductions`` is negative, an
             epoch has no batch, a loss or an error is not finite, or an error is negative.
+        TypeError: an argument has the wrong type.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -222,12 +242,13 @@ def train_to_plateau(
         >>> history.stopped, round(history.errors[history.best], 3)
         (True, 0.0)
     """
-    if patience < 1 or max_epochs < 1:
-        raise ValueError(
-            f"patience and max_epochs must be at least 1, got {patience} and {max_epochs}"
-        )
-    if reductions < 0:
-        raise ValueError(f"reductions must not be negative, got {reductions}")
+    check_kind("model", model, nn.Module)
+    for name, call in (("loss", loss), ("epoch", epoch), ("validate", validate)):
+        check_callable(name, call)
+    check_number("learning_rate", learning_rate)
+    check_number("clip_norm", clip_norm)
+    check_sizes(patience=patience, max_epochs=max_epochs)
+    check_sizes(least=0, reductions=reductions)
     start = time.perf_counter()
     errors = [_error(model, validate, 0)]
     best, best_weights = 0, copy.deepcopy(model.state_dict())

@@ -210,9 +210,9 @@ def test_after_a_plateau_the_rate_falls_and_the_best_weights_return():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patience": 0}, "patience and max_epochs"),
-        ({"max_epochs": 0}, "patience and max_epochs"),
-        ({"reductions": -1}, "reductions must not be negative, got -1"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
+        ({"reductions": -1}, "reductions must be at least 0, got -1"),
         ({"epoch": lambda _: []}, "epoch must return at least one batch"),
         ({"validate": lambda: float("nan")}, "validate must return a finite error .* got nan"),
         ({"validate": lambda: -1e-9}, "at least 0, got -1e-09 after epoch 0"),

@@ -1,14 +1,21 @@
 """Every argument of every public call refuses what is of the wrong kind, and is named."""
 
+import inspect
 import re
 from contextlib import AbstractContextManager
+from dataclasses import is_dataclass
+from importlib import import_module
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from wrong_kinds import RIGHT, WRONG, is_right_after_all, parameters_of
+from wrong_kinds import NOT_WALKED, WRONG, is_right_after_all, parameters_of
+from wrong_kinds import RIGHT as PARTS
+from wrong_kinds_of_models import RIGHT as MODELS
 
 matplotlib.use("Agg")
+RIGHT = PARTS | MODELS
 CASES = [
     pytest.param(name, parameter, id=f"{name} {parameter}")
     for name, (call, _) in RIGHT.items()
@@ -52,3 +59,68 @@ def test_a_wrong_kind_is_refused_and_the_argument_named(name, parameter):
         with pytest.raises((TypeError, ValueError)) as caught:
             outcome(call, right | {parameter: value})
         assert re.search(rf"\b{parameter}\b", str(caught.value)), (kind, str(caught.value))
+
+
+PAGES = sorted(Path(__file__).parents[1].glob("chapters/appendix/api_*.md"))
+DIRECTIVE = re.compile(r"^\.\. auto(?:function|class):: (attn_core\.\S+)$", re.MULTILINE)
+
+
+def documented():
+    """What the API pages name, by how the walk calls it."""
+    for page in PAGES:
+        for path in DIRECTIVE.findall(page.read_text("utf-8")):
+            module, name = path.rsplit(".", 1)
+            thing = getattr(import_module(module), name)
+            yield (f"plot.{name}" if module == "attn_core.plot" else name), module, thing
+
+
+def is_record(thing):
+    return inspect.isclass(thing) and (issubclass(thing, tuple | Exception) or is_dataclass(thing))
+
+
+def calls_of(name, thing):
+    """A function itself; of a class its making, its ``forward`` and its methods."""
+    if not inspect.isclass(thing):
+        yield name, thing
+        return
+    for method, function in vars(thing).items():
+        function = getattr(function, "__func__", function)
+        if not inspect.isfunction(function):
+            continue
+        if method == "__init__":
+            yield name, thing
+        elif method in ("forward", "__call__"):
+            yield f"{name}()", getattr(thing, method)
+        elif not method.startswith("_") and method != "extra_repr":
+            yield f"{name}.{method}", getattr(thing, method)
+
+
+CALLS = {
+    call: function
+    for name, module, thing in documented()
+    if module != "attn_core.reference" and not is_record(thing)
+    for call, function in calls_of(name, thing)
+    if [one for one in parameters_of(function) if one != "self"]
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_public_call_is_walked_or_it_is_said_why_not(call):
+    assert (call in RIGHT) != (call in NOT_WALKED)
+
+
+def test_nothing_is_excused_that_is_not_there():
+    assert set(NOT_WALKED) <= set(CALLS)
+
+
+FLAGS = {
+    f"{call} {name}": parameter
+    for call, function in CALLS.items()
+    for name, parameter in inspect.signature(function).parameters.items()
+    if isinstance(parameter.default, bool) or parameter.annotation in (bool, "bool")
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_is_given_by_name(flag):
+    assert FLAGS[flag].kind is inspect.Parameter.KEYWORD_ONLY

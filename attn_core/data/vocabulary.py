@@ -13,6 +13,19 @@ PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
+def _check_flags(**flags: object) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_sentences(name: str, sentences: object) -> None:
+    """Refuse what is no sequence of sentences; one text, which is a sequence of letters, too."""
+    if isinstance(sentences, str) or not isinstance(sentences, Sequence):
+        raise TypeError(f"{name} must be a sequence of sentences, got {sentences!r}")
+
+
 class Vocabulary:
     """A list of tokens, each known by its place in it.
 
@@ -87,7 +100,11 @@ class Vocabulary:
 
         Returns:
             A list of ints.
+
+        Raises:
+            TypeError: ``bos`` or ``eos`` is neither True nor False.
         """
+        _check_flags(bos=bos, eos=eos)
         ids = [self._ids.get(token, UNKNOWN) for token in sentence]
         return [BOS] * bos + ids + [EOS] * eos
 
@@ -123,6 +140,7 @@ class Vocabulary:
 
         Raises:
             ValueError: there is no sentence.
+            TypeError: ``sentences`` is one text, or no sequence.
 
         Example:
             >>> ids, lengths = Vocabulary("ab").pad(["ab", "a"], eos=True)
@@ -131,6 +149,7 @@ class Vocabulary:
         """
         import torch
 
+        check_sentences("sentences", sentences)
         if len(sentences) == 0:
             raise ValueError("sentences must hold at least one sentence, got none")
         rows = [torch.tensor(self.encode(s, bos=bos, eos=eos)) for s in sentences]

@@ -109,6 +109,11 @@ def diagnose(
         ['scale not rooted', 'softmax over queries']
     """
     _check(function, layout, backend, mask_means, seconds, heads, width)
+    if step is not None and not callable(step):
+        raise TypeError(f"step must be a function (piece, state), got {step!r}")
+    for flag, is_set in (("masked_rows", masked_rows), ("causal", causal)):
+        if not isinstance(is_set, bool):
+            raise TypeError(f"{flag} must be True or False, got {is_set!r}")
     _check_mask(function, mask)
     _check_inputs(inputs)
     inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
@@ -221,3 +226,6 @@ def _check_inputs(inputs: object) -> None:
     if not given or not all(isinstance(x, torch.Tensor) for x in given):
         kinds = ", ".join(type(x).__name__ for x in given)
         raise TypeError(f"inputs must be a tuple of tensors, got {kinds or 'an empty tuple'}")
+    for x in given:
+        if isinstance(x, torch.Tensor) and x.layout != torch.strided:
+            raise TypeError(f"inputs must be dense, got {x.layout}")

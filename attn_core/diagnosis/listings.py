@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attn_core.checks import check_callable, check_sizes, check_text
+
 __all__ = ["SoftmaxCall", "excerpt", "load", "outcome", "softmax_of"]
 
 
@@ -47,7 +49,8 @@ def excerpt(source: str, *parts: tuple[int, int], width: int = 76) -> str:
         The lines.
 
     Raises:
-        ValueError: if a part is not within the listing.
+        ValueError: if a part is not within the listing, or ``width`` is not positive.
+        TypeError: if ``source`` is no text, or ``width`` no integer.
 
     Source: this package.
 
@@ -57,6 +60,8 @@ def excerpt(source: str, *parts: tuple[int, int], width: int = 76) -> str:
         # …
         z = 3
     """
+    check_text("source", source)
+    check_sizes(width=width)
     lines = source.splitlines()
     chosen: list[str] = []
     for first, last in parts:
@@ -81,6 +86,7 @@ def load(source: str) -> Any:
 
     Raises:
         SyntaxError: if Python cannot read it. What it raises by itself is passed on.
+        TypeError: if ``source`` is no text.
 
     Source: this package.
 
@@ -88,6 +94,7 @@ def load(source: str) -> Any:
         >>> load("def twice(x): return 2 * x").twice(4)
         8
     """
+    check_text("source", source)
     names: dict[str, Any] = {"__name__": "listing"}
     exec(compile(source, "listing", "exec"), names)
     return SimpleNamespace(**names)
@@ -103,6 +110,10 @@ def outcome(call: Callable[[], object], *, width: int = 70) -> str:
     Returns:
         ``"runs"``, or the name and the first line of the error, in lines that fit.
 
+    Raises:
+        ValueError: if ``width`` is not positive.
+        TypeError: if ``call`` cannot be called, or ``width`` is no integer.
+
     Source: this package.
 
     Example:
@@ -111,6 +122,8 @@ def outcome(call: Callable[[], object], *, width: int = 70) -> str:
         >>> outcome(lambda: math.sqrt(2))
         "NameError: name 'math' is not defined"
     """
+    check_callable("call", call)
+    check_sizes(width=width)
     try:
         call()
     except Exception as error:
@@ -134,6 +147,7 @@ def softmax_of(call: Callable[..., object], *inputs: Any) -> SoftmaxCall:
 
     Raises:
         ValueError: if no softmax was called.
+        TypeError: if ``call`` cannot be called.
 
     Source: this package.
 
@@ -142,6 +156,7 @@ def softmax_of(call: Callable[..., object], *inputs: Any) -> SoftmaxCall:
         >>> softmax_of(lambda x: (x / 2).softmax(-1).sum(), torch.zeros(2)).weights
         tensor([0.5000, 0.5000])
     """
+    check_callable("call", call)
     with _Watch() as watch:
         call(*inputs)
     if watch.last is None:

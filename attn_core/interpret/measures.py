@@ -163,6 +163,8 @@ def gradient_times_attention(target: Tensor, weights: Sequence[Tensor]) -> list[
     check_floating_point("target", target)
     if target.numel() != 1:
         raise ValueError(f"target must be a single number, got target {tuple(target.shape)}")
+    if not isinstance(weights, Sequence):
+        raise TypeError(f"weights must be a list of tensors, got {type(weights).__name__}")
     for layer in weights:
         _check_weights("weights", layer)
     message = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_core.calls import checked_call
-from attn_core.checks import check_q_offset, check_sizes
+from attn_core.checks import check_integers, check_q_offset, check_sizes
 from attn_core.masks.pairs import Indices, Predicate, Reach, smaller
 from attn_core.masks.picture import mask_picture
 
@@ -173,8 +173,13 @@ class Mask:
             the mask does not tell apart.
 
         Raises:
-            TypeError: if the predicate does not give a bool tensor.
+            TypeError: if ``row``, ``key`` or ``q_offset`` holds no integers, or the predicate does
+                not give a bool tensor.
         """
+        check_integers("row", row)
+        check_integers("key", key)
+        if q_offset is not None:
+            check_q_offset(q_offset)
         table = self._ask(self._indices(row, key, 0 if q_offset is None else q_offset))
         pairs = (row.shape[-2], key.shape[-1])
         return table if table.shape[-2:] == pairs else table.expand(*table.shape[:-2], *pairs)
@@ -222,7 +227,7 @@ class Mask:
 
         Raises:
             ValueError: as :meth:`dense`, or if ``batch`` or ``heads`` is not what the mask has.
-            TypeError: if ``q_offset`` is no integer.
+            TypeError: if ``q_offset``, ``batch`` or ``heads`` is no integer.
 
         Source: Dong et al. (2024), section 3.2.
 
@@ -240,6 +245,8 @@ class Mask:
         offsets = offset.to(device) if isinstance(offset, Tensor) else None
         entries = self.batch or (len(offsets) if offsets is not None else None)
         for what, asked, known in (("batch", batch, entries), ("heads", heads, self.heads)):
+            if asked is not None:
+                check_sizes(**{what: asked})
             if None not in (asked, known) and asked != known:
                 raise ValueError(f"{what} is {known} in mask {self.name}, got {asked}")
 

@@ -19,6 +19,7 @@ from attn_core.checks import (
     check_integers,
     check_is_token,
     check_number,
+    check_path,
     check_sequence,
     check_share,
     check_sizes,
@@ -256,7 +257,9 @@ class BERT(nn.Module):
             ValueError: if weights are missing, or too many, or the configuration is one that this
                 class does not have.
             FileNotFoundError: if a file is not there.
+            TypeError: if ``path`` is no path.
         """
+        check_path("path", path)
         file = Path(path)
         file = file / "model.safetensors" if file.is_dir() else file
         config = json.loads(file.with_name("config.json").read_text(encoding="utf-8"))

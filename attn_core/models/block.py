@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from attn_core.calls import TensorOrWeights, checked_call
 from attn_core.checks import (
     check_eps,
     check_flags,
+    check_not_sparse,
     check_same_kind,
     check_sequence,
     check_share,
@@ -207,8 +209,8 @@ class Block(nn.Module):
     Raises:
         ValueError: if a size is not positive or ``dim`` no multiple of ``heads``, ``norm``,
             ``norm_kind`` or ``activation`` is unknown, or a memory is given to a block without
-            cross-attention, or missing in one with it.
-        TypeError: if a size is not an integer, or an input not a tensor.
+            cross-attention, or missing in one with it, or missing beside ``memory_mask``.
+        TypeError: if a size is not an integer, an input not a tensor, or a mask not one.
 
     Source: Vaswani et al. (2017), section 3.1, post-norm; Xiong et al. (2020), section 3, pre-norm;
     Zhang and Sennrich (2019) for RMS norms; Ding et al. (2021) for norms before and after.
@@ -340,9 +342,9 @@ class Block(nn.Module):
         self._check("x", x)
         if memory is not None:
             self._check("memory", memory)
+        if memory_mask is not None:
+            _check_memory_mask(memory_mask, memory)
         query = self._before(x, self.attention_norm)
-        if cache is not None and not isinstance(cache, BlockCache):
-            raise TypeError(f"cache must be a BlockCache, got {type(cache).__name__}")
         tokens = None if cache is None else cache.tokens
         attended, weights = _attend(
             self.attention(query, mask=mask, cache=tokens, return_weights=return_weights)
@@ -393,6 +395,17 @@ class Block(nn.Module):
 
     def extra_repr(self) -> str:
         return f"norm={self.norm}"
+
+
+def _check_memory_mask(memory_mask: object, memory: Tensor | None) -> None:
+    if memory is None:
+        raise ValueError("memory_mask is given without a memory")
+    if not isinstance(memory_mask, Mask):
+        is_table = isinstance(memory_mask, Tensor) and memory_mask.dtype == torch.bool
+        if not is_table:
+            seen = getattr(memory_mask, "dtype", type(memory_mask).__name__)
+            raise TypeError(f"memory_mask must be a bool tensor or a mask, got {seen}")
+        check_not_sparse("memory_mask", memory_mask)
 
 
 def _attend(result: Tensor | AttentionOutput) -> tuple[Tensor, Tensor | None]:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_core.checks import check_floating_point, check_same_kind, check_sizes
-from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
+from attn_core.checks import check_floating_point, check_kind, check_same_kind, check_sizes
+from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary, check_sentences
 
 __all__ = ["CopyBatch", "copy_batch", "coverage", "coverage_loss", "pointer_mixture"]
 
@@ -147,6 +147,7 @@ def copy_batch(
     Raises:
         ValueError: if there is no source, a source has no word, or there are not as many targets as
             sources.
+        TypeError: if ``vocabulary`` is none, or sentences are one text and no sequence of them.
 
     Source: See, Liu and Manning (2017), section 2.2, *extended vocabulary*.
 
@@ -155,6 +156,10 @@ def copy_batch(
         >>> batch.source.tolist(), batch.target.tolist(), batch.unknown
         ([[4, 6, 7, 4]], [[1, 6, 5, 3, 2]], [['x', 'y']])
     """
+    check_kind("vocabulary", vocabulary, Vocabulary)
+    check_sentences("sources", sources)
+    if targets is not None:
+        check_sentences("targets", targets)
     if len(sources) == 0:
         raise ValueError("sources must hold at least one sentence, got none")
     targets = [[]] * len(sources) if targets is None else targets

@@ -214,11 +214,14 @@ class GPT(nn.Module):
             A scalar, in nats per token.
 
         Raises:
-            ValueError: if there is nothing to predict.
+            ValueError: if there is nothing to predict, or ``pad`` is negative.
+            TypeError: if ``pad`` is no integer.
         """
         check_tokens("ids", ids, self.embedding.num_embeddings)
         if ids.shape[1] < 2:
             raise ValueError(f"ids must hold two tokens or more per row, got {tuple(ids.shape)}")
+        if pad is not None:
+            check_sizes(least=0, pad=pad)
         following, known = ids[:, 1:], None
         if is_token is not None:
             check_is_token(is_token, tuple(ids.shape))

@@ -253,6 +253,7 @@ class GAT(nn.Module):
             ValueError: if ``x`` or ``adjacency`` has the wrong shape.
             TypeError: if ``x`` is not floating point, or ``adjacency`` not bool.
         """
+        check_floating_point("x", x)
         hidden = F.elu(self.hidden(self.drop(x), adjacency))
         return self.output(self.drop(hidden), adjacency)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_core.calls import checked_call
-from attn_core.checks import check_flags, check_number, check_share, check_sizes
+from attn_core.checks import check_flags, check_kind, check_number, check_share, check_sizes
 from attn_core.data.vocabulary import BOS, EOS, PAD, UNKNOWN, Vocabulary
 from attn_core.models.copying import coverage_loss, pointer_mixture
 from attn_core.models.seq2seq import Encoder, Memory, attend
@@ -76,7 +76,7 @@ class PointerGenerator(nn.Module):
     Raises:
         ValueError: if a width is not positive, ``dropout`` is not in [0, 1), or a batch has the
             wrong shape or a number that stands for no word.
-        TypeError: if a width is no integer, or a batch not int64.
+        TypeError: if ``vocabulary`` is none, a width is no integer, or a batch not int64.
 
     Source: See, Liu and Manning (2017), section 2.
 
@@ -103,6 +103,7 @@ class PointerGenerator(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_kind("vocabulary", vocabulary, Vocabulary)
         check_sizes(embedding_dim=embedding_dim, hidden_dim=hidden_dim)
         check_share("dropout", dropout)
         check_flags(use_coverage=use_coverage)
@@ -149,7 +150,14 @@ class PointerGenerator(nn.Module):
         Returns:
             logits over the vocabulary ``(batch, T, V)``, weights ``(batch, T, S)``, the share of
             what is generated ``(batch, T)``, and the state after the last step.
+
+        Raises:
+            ValueError: if ``previous`` is no batch of word numbers.
+            TypeError: if an argument has the wrong type.
         """
+        _check_words("previous", previous)
+        check_kind("memory", memory, Memory)
+        check_kind("state", state, State)
         projected = self.score.key_proj(memory.states)  # once, since it is the same at every step
         features, weights, gates = [], [], []
         for word in self._embed(previous).unbind(dim=1):

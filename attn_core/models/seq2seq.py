@@ -12,7 +12,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attn_core.attend import attention
 from attn_core.calls import checked_call
-from attn_core.checks import check_flags, check_share, check_sizes, check_tokens
+from attn_core.checks import (
+    check_flags,
+    check_floating_point,
+    check_kind,
+    check_share,
+    check_sizes,
+    check_tokens,
+)
 from attn_core.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from attn_core.scores import Additive, Bilinear
 
@@ -56,7 +63,7 @@ class Encoder(nn.Module):
     Source: Schuster and Paliwal (1997); Bahdanau, Cho and Bengio (2015), section 3.2.
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int, bidirectional: bool = True) -> None:
+    def __init__(self, embedding_dim: int, hidden_dim: int, *, bidirectional: bool = True) -> None:
         super().__init__()
         self.memory_dim = hidden_dim * (2 if bidirectional else 1)
         self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True, bidirectional=bidirectional)
@@ -210,7 +217,8 @@ class Seq2Seq(nn.Module):
     Raises:
         ValueError: ``attention`` is none of the three, a width is not positive, or ``dropout`` is
             not in [0, 1).
-        TypeError: a width is no integer, or ``bidirectional`` not True or False.
+        TypeError: a vocabulary is none, a width is no integer, or ``bidirectional`` not True or
+            False.
 
     Source: without attention Cho et al. (2014), whose decoder sees the summary at every step, where
     that of Sutskever, Vinyals and Le (2014) only starts from it; ``"bahdanau"`` Bahdanau, Cho and
@@ -241,14 +249,16 @@ class Seq2Seq(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if attention not in DECODERS:
+        check_kind("source_vocab", source_vocab, Vocabulary)
+        check_kind("target_vocab", target_vocab, Vocabulary)
+        if not isinstance(attention, str | None) or attention not in DECODERS:
             raise ValueError(f"attention must be None, 'bahdanau' or 'luong', got {attention!r}")
         check_sizes(embedding_dim=embedding_dim, hidden_dim=hidden_dim)
         check_flags(bidirectional=bidirectional)
         check_share("dropout", dropout)
         self.attention = attention
         self.source_embedding = nn.Embedding(len(source_vocab), embedding_dim, padding_idx=PAD)
-        self.encoder = Encoder(embedding_dim, hidden_dim, bidirectional)
+        self.encoder = Encoder(embedding_dim, hidden_dim, bidirectional=bidirectional)
         self.target_embedding = nn.Embedding(len(target_vocab), embedding_dim, padding_idx=PAD)
         self.decoder = DECODERS[attention](embedding_dim, hidden_dim, self.encoder.memory_dim)
         self.output = nn.Linear(self.decoder.feature_dim, len(target_vocab))
@@ -281,7 +291,23 @@ class Seq2Seq(nn.Module):
         Returns:
             logits ``(batch, T, target vocabulary)``, weights ``(batch, T, source length)`` or
             None, and the state after the last step ``(batch, hidden)``.
+
+        Raises:
+            ValueError: ``previous`` is no batch of token numbers, or ``state`` has another shape.
+            TypeError: an argument has the wrong type.
         """
+        check_tokens("previous", previous, self.target_embedding.num_embeddings)
+        check_kind("memory", memory, Memory)
+        check_floating_point("state", state)
+        if state.shape != memory.summary.shape:
+            raise ValueError(
+                f"state must be {tuple(memory.summary.shape)}, got {tuple(state.shape)}"
+            )
+        return self._steps(previous, memory, state)
+
+    def _steps(
+        self, previous: Tensor, memory: Memory, state: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         embedded = self.dropout(self.target_embedding(previous))
         features, weights, state = self.decoder(embedded, memory, state)
         return self.output(self.dropout(features)), weights, state
@@ -301,14 +327,19 @@ class Seq2Seq(nn.Module):
                 empty row, or the batches differ in size.
             TypeError: the token numbers are not int64.
         """
+        memory = self._read(source, target)
+        logits, _, _ = self._steps(target, memory, memory.summary)
+        return logits
+
+    def _read(self, source: Tensor, target: Tensor) -> Memory:
+        """Check both, and encode the source."""
+        check_tokens("source", source, self.source_embedding.num_embeddings)
         check_tokens("target", target, self.target_embedding.num_embeddings)
         if len(source) != len(target):
             raise ValueError(
                 f"source and target must have as many rows, got {len(source)} and {len(target)}"
             )
-        memory = self.encode(source)
-        logits, _, _ = self.decode(target, memory, memory.summary)
-        return logits
+        return self.encode(source)
 
     def align(self, source: Tensor, target: Tensor) -> Tensor:
         """The attention weights of every step of a known target.
@@ -321,10 +352,11 @@ class Seq2Seq(nn.Module):
             weights ``(batch, T, source length)``; row t produced token t + 1.
 
         Raises:
-            ValueError: the model has no attention.
+            ValueError: the model has no attention, or as ``forward``.
+            TypeError: as ``forward``.
         """
-        memory = self.encode(source)
-        _, weights, _ = self.decode(target, memory, memory.summary)
+        memory = self._read(source, target)
+        _, weights, _ = self._steps(target, memory, memory.summary)
         if weights is None:
             raise ValueError("align needs a model with attention, but attention is None")
         return weights
@@ -338,7 +370,12 @@ class Seq2Seq(nn.Module):
 
         Returns:
             A scalar, in nats per token.
+
+        Raises:
+            ValueError: as ``forward``.
+            TypeError: as ``forward``.
         """
+        check_tokens("target", target, self.target_embedding.num_embeddings)
         logits = self(source, target[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
@@ -367,7 +404,7 @@ class Seq2Seq(nn.Module):
         tokens: list[Tensor] = []
         weights: list[Tensor] = []
         while len(tokens) < max_length and not is_done.all():
-            logits, weights_t, state = self.decode(token, memory, state)
+            logits, weights_t, state = self._steps(token, memory, state)
             token = logits.argmax(dim=-1).masked_fill(is_done, PAD)
             is_done = is_done | (token == EOS)
             tokens.append(token)

@@ -387,7 +387,12 @@ class Transformer(nn.Module):
 
         Returns:
             A scalar, in nats per token.
+
+        Raises:
+            ValueError: as ``forward``.
+            TypeError: as ``forward``.
         """
+        check_tokens("target", target, self.target_embedding.num_embeddings)
         logits = self(source, target[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 

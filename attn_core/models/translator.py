@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from attn_core.calls import checked_call
+from attn_core.checks import check_sizes, check_text
 from attn_core.data.catalogues import Pair
-from attn_core.data.vocabulary import Vocabulary
+from attn_core.data.vocabulary import Vocabulary, check_sentences
 from attn_core.models.seq2seq import LuongDecoder, Seq2Seq
 from attn_core.scores import Bilinear
 from attn_core.training import length_batches
@@ -61,7 +62,9 @@ class Translator:
         min_count: how often a token must occur in ``train`` to be known.
 
     Raises:
-        ValueError: ``kind`` is none of the four.
+        ValueError: ``kind`` is none of the four, ``min_count`` or a width less than 1, ``seed``
+            negative, or ``dropout`` not in [0, 1).
+        TypeError: an argument has the wrong type.
 
     Source: Bahdanau, Cho and Bengio (2015); Luong, Pham and Manning (2015).
 
@@ -84,11 +87,14 @@ class Translator:
         dropout: float = 0.2,
         min_count: int = 2,
     ) -> None:
-        if kind not in ATTENTION:
+        _check_pairs("train", train)
+        if not isinstance(kind, str) or kind not in ATTENTION:
             raise ValueError(f"kind must be one of {list(ATTENTION)}, got {kind!r}")
+        check_sizes(min_count=min_count)
+        check_sizes(least=0, seed=seed)
         self.sources = Vocabulary.of((pair.source.split() for pair in train), min_count=min_count)
         self.targets = Vocabulary.of((pair.target.split() for pair in train), min_count=min_count)
-        torch.manual_seed(seed)
+        torch.manual_seed(int(seed))
         self.model = Seq2Seq(
             self.sources,
             self.targets,
@@ -106,6 +112,7 @@ class Translator:
 
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """The pairs as token numbers, sources ``(batch, S)`` and targets ``(batch, T)``."""
+        _check_pairs("pairs", pairs)
         return (
             self.sources.pad([pair.source.split() for pair in pairs], eos=True)[0],
             self.targets.pad([pair.target.split() for pair in pairs], bos=True, eos=True)[0],
@@ -118,6 +125,9 @@ class Translator:
 
         Its batches hold pairs of similar length, in an order that depends on seed and epoch.
         """
+        _check_pairs("pairs", pairs)
+        check_sizes(batch_size=batch_size)
+        check_sizes(least=0, seed=seed)
         lengths = [100 * len(p.source.split()) + len(p.target.split()) for p in pairs]
 
         def epoch(number: int) -> list[Batch]:
@@ -128,10 +138,15 @@ class Translator:
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy of the target's tokens, with teacher forcing, in nats per token."""
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise TypeError(f"batch must be sources and targets, as batch() gives, got {batch!r}")
         return self.model.loss(*batch)
 
     def __call__(self, sources: Sequence[str], max_length: int = 30) -> list[str]:
         """Greedy translations: at every step the most probable token."""
+        check_sentences("sources", sources)
+        for source in sources:
+            check_text("sources", source)
         numbers, _ = self.sources.pad([source.split() for source in sources], eos=True)
         found = self.model.greedy(numbers, max_length=max_length)
         return [" ".join(self.targets.decode(row)) for row in found.tokens]
@@ -149,9 +164,26 @@ class Translator:
         Returns:
             the target's tokens and ``<eos>``, the source's tokens and ``<eos>``, and the weights
             ``(written, read)``.
+
+        Raises:
+            ValueError: the translator has no attention.
+            TypeError: ``source`` or ``target`` is no text.
         """
+        check_text("source", source)
+        if target is not None:
+            check_text("target", target)
         target = self([source])[0] if target is None else target
         numbers, _ = self.sources.pad([source.split()], eos=True)
         known, _ = self.targets.pad([target.split()], bos=True)
         weights = self.model.align(numbers, known)[0]
         return [*target.split(), "<eos>"], [*source.split(), "<eos>"], weights.numpy()
+
+
+def _check_pairs(name: str, pairs: object) -> None:
+    if not isinstance(pairs, Sequence) or not all(
+        isinstance(getattr(pair, side, None), str)
+        for pair in pairs
+        for side in ("source", "target")
+    ):
+        seen = type(pairs).__name__
+        raise TypeError(f"{name} must be a sequence of pairs with source and target, got {seen}")

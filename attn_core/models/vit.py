@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.calls import checked_call
-from attn_core.checks import check_floating_point, check_same_kind, check_share, check_sizes
+from attn_core.checks import (
+    check_classes,
+    check_floating_point,
+    check_same_kind,
+    check_share,
+    check_sizes,
+)
 from attn_core.models.transformer import TransformerEncoder
 from attn_core.positions import LearnedEncoding
 
@@ -131,5 +137,11 @@ class ViT(nn.Module):
 
         Returns:
             A scalar, in nats per image.
+
+        Raises:
+            ValueError: if ``images`` or ``labels`` has another shape, or a label is no class.
+            TypeError: if ``images`` is not floating point, or ``labels`` not int64.
         """
-        return F.cross_entropy(self(images), labels)
+        logits = self(images)
+        check_classes("labels", labels, tuple(logits.shape[:1]), self.output.out_features)
+        return F.cross_entropy(logits, labels)

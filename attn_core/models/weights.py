@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from attn_core.checks import check_path
+
 __all__ = ["load_weights", "read_ctranslate2", "read_safetensors"]
 
 _SAFETENSORS_DTYPES = {
@@ -49,6 +51,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no such file, is cut off, or has a dtype that PyTorch has not.
         FileNotFoundError: if it is not there.
+        TypeError: if ``path`` is no path.
 
     Source: the format's description in the library safetensors.
 
@@ -58,6 +61,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         >>> tensors["pooler.dense.weight"].shape
         torch.Size([384, 384])
     """
+    check_path("path", path)
     data = bytearray(Path(path).read_bytes())
     size = int.from_bytes(data[:8], "little")
     try:
@@ -92,6 +96,7 @@ def read_ctranslate2(path: str | PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no such file, or is cut off.
         FileNotFoundError: if it is not there.
+        TypeError: if ``path`` is no path.
 
     Source: the C++ and Python code of CTranslate2 that reads and writes it, version 6.
 
@@ -101,6 +106,7 @@ def read_ctranslate2(path: str | PathLike[str]) -> dict[str, Tensor]:
         >>> int(variables["decoder/num_heads"]), variables["encoder/conv1/weight"].shape
         (6, torch.Size([384, 80, 3]))
     """
+    check_path("path", path)
     data = bytearray(Path(path).read_bytes())
     position = 0
 

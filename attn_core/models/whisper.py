@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_core.calls import checked_call
-from attn_core.checks import check_floating_point, check_sizes, check_tokens
+from attn_core.checks import (
+    check_floating_point,
+    check_kind,
+    check_path,
+    check_sizes,
+    check_tokens,
+    is_integer,
+)
 from attn_core.models.block import BlockCache, tokens_seen
 from attn_core.models.spectrogram import log_mel
 from attn_core.models.transformer import TransformerDecoder, TransformerEncoder
@@ -65,7 +72,8 @@ class Whisper(nn.Module):
     Raises:
         ValueError: if a size is not positive, ``dim`` no multiple of ``heads``, tokens are outside
             the vocabulary, or a sound or a text is too long.
-        TypeError: if a size is not an integer, or an input has the wrong dtype.
+        TypeError: if a size is not an integer, ``rules`` are no :class:`Rules`,
+            ``alignment_heads`` no pairs of integers, or an input has the wrong dtype.
 
     Source: Radford et al. (2023), section 2.2; tiny.en is 51864, 384, 6, 4. Gandhi et al.
     (2023) for a decoder with fewer blocks.
@@ -98,7 +106,11 @@ class Whisper(nn.Module):
         alignment_heads: tuple[tuple[int, int], ...] = (),
     ) -> None:
         super().__init__()
-        check_sizes(vocab_size=vocab_size, dim=dim, bands=bands)
+        check_sizes(vocab_size=vocab_size, dim=dim, heads=heads, layers=layers, bands=bands)
+        decoder_layers = layers if decoder_layers is None else decoder_layers
+        check_sizes(decoder_layers=decoder_layers, max_frames=max_frames, max_len=max_len)
+        check_kind("rules", rules, Rules)
+        _check_alignment_heads(alignment_heads)
         self.rules = rules
         self.alignment_heads = alignment_heads
         self.conv1 = nn.Conv1d(bands, dim, kernel_size=3, padding=1)
@@ -107,8 +119,6 @@ class Whisper(nn.Module):
         self.encoder = TransformerEncoder(dim, heads, layers, norm="pre")
         self.embedding = nn.Embedding(vocab_size, dim)
         self.position = LearnedEncoding(max_len, dim)
-        decoder_layers = layers if decoder_layers is None else decoder_layers
-        check_sizes(decoder_layers=decoder_layers)
         self.decoder = TransformerDecoder(dim, heads, decoder_layers, norm="pre")
         nn.init.normal_(self.embedding.weight, std=0.02)
 
@@ -242,7 +252,9 @@ class Whisper(nn.Module):
         Raises:
             ValueError: if weights are missing, or too many, or the file cannot be read.
             FileNotFoundError: if a file is not there.
+            TypeError: if ``folder`` is no path.
         """
+        check_path("folder", folder)
         variables = read_ctranslate2(Path(folder, "model.bin"))
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         tensors = {name: x for name, x in variables.items() if x.is_floating_point()}
@@ -276,6 +288,15 @@ class Whisper(nn.Module):
 
 
 from_ctranslate2 = Whisper.from_ctranslate2
+
+
+def _check_alignment_heads(heads: object) -> None:
+    if not isinstance(heads, tuple | list) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_integer, pair))
+        for pair in heads
+    ):
+        raise TypeError(f"alignment_heads must be pairs (block, head), got {heads!r}")
+
 
 # CTranslate2's names, and ours. It keeps projections of the same input in one matrix.
 _RENAMED = {

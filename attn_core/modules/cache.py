@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attn_core.calls import checked_call
-from attn_core.checks import check_floating_point, check_sizes
+from attn_core.checks import check_floating_point, check_not_sparse, check_sizes
 from attn_core.masks import Mask, causal
 
 
@@ -209,6 +209,7 @@ class KVCache:
             indices = torch.as_tensor(indices)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"indices must be integers, got {indices!r}") from None
+        check_not_sparse("indices", indices)
         if indices.ndim != 1 or len(indices) == 0:
             raise ValueError(f"indices must be one integer per batch entry, got {indices.tolist()}")
         if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:

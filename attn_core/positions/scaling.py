@@ -33,6 +33,8 @@ class Scaling:
 
     def frequencies(self, dim: int, base: float) -> Tensor:
         """Give the frequencies ``(dim / 2,)`` in float64, in radians per position."""
+        check_sizes(dim=dim)
+        check_number("base", base)
         return base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
 
 
@@ -103,6 +105,8 @@ class NTKScaling(Scaling):
 
     def frequencies(self, dim: int, base: float) -> Tensor:
         """Give the frequencies ``(dim / 2,)`` in float64, in radians per position."""
+        check_sizes(dim=dim)
+        check_number("base", base)
         if dim <= 2:
             raise ValueError(f"dim must be at least 4 for {self}, got {dim}")
         return super().frequencies(dim, base * self.factor ** (dim / (dim - 2)))
@@ -185,6 +189,7 @@ class YaRNScaling(Scaling):
 
     def frequencies(self, dim: int, base: float) -> Tensor:
         """Give the frequencies ``(dim / 2,)`` in float64, in radians per position."""
+        check_number("base", base)
         if base <= 1:
             raise ValueError(f"base must be above 1 for {self}, got {base}")
         frequencies = super().frequencies(dim, base)
