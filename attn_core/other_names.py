@@ -31,6 +31,7 @@ _SAME = {
     "vocab_size": "vocabulary_size num_embeddings",
     "max_len": "max_length max_seq_len max_position_embeddings n_positions max_cache_len",
     "eps": "layer_norm_eps layer_norm_epsilon rms_norm_eps norm_eps",
+    "is_token": "attention_mask",
     "ids": "input_ids idx tokens",
     "cache": "kv_cache past_key_value past_key_values layer_past",
     "window": "sliding_window",

@@ -8,16 +8,22 @@ from refusals import assert_refuses
 from test_bad_input_everywhere import CALLS
 
 from attn_core import attention, kernels
+from attn_core.models import gpt
 from attn_core.modules import MultiHeadAttention
 from attn_core.other_names import _OTHERWISE, _SAME
 from attn_core.positions import rotary
 
 X = torch.ones(2, 3, 4)
+IDS = torch.ones(1, 3, dtype=torch.long)
 layer = MultiHeadAttention(4, 2)
 FOREIGN = {
     "attn_mask": (lambda: attention(X, X, X, attn_mask=None), ["attn_mask is called mask here"]),
     "is_causal": (lambda: attention(X, X, X, is_causal=True), ["mask=masks.causal()"]),
     "which is_causal": (lambda: kernels.which(X, X, X, is_causal=True), ["mask=masks.causal()"]),
+    "attention_mask of a tokenizer": (
+        lambda: gpt.GPT(9, 4, 2, 1, max_len=4)(IDS, attention_mask=IDS),
+        ["attention_mask is called is_token here"],
+    ),
     "dropout": (lambda: attention(X, X, X, dropout=0.1), [" is called dropout_p here"]),
     "key_padding_mask": (
         lambda: layer(X, key_padding_mask=X),

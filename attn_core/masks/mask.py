@@ -198,8 +198,11 @@ class Mask:
 
     def _ask(self, at: Indices) -> Tensor:
         table = self.predicate(at)
-        if table.dtype != torch.bool:
-            raise TypeError(f"the predicate of mask {self.name} must be bool, got {table.dtype}")
+        if not isinstance(table, Tensor) or table.dtype != torch.bool:
+            seen = getattr(table, "dtype", type(table).__name__)
+            raise TypeError(
+                f"the predicate of mask {self.name} must give a bool tensor, got {seen}"
+            )
         return table
 
     def block_mask(

@@ -63,6 +63,11 @@ CALLS = {
     ),
     "bigbird seed": (lambda: masks.bigbird(8, 2, seed=None), TypeError, ["seed", "None"]),
     "sparse_transformer zero": (lambda: masks.sparse_transformer(0), ValueError, ["stride", "0"]),
+    "predicate of a list": (
+        lambda: masks.Mask(lambda at: [True], "mine").dense(2, 2),
+        TypeError,
+        ["predicate", "mine", "bool tensor", "list"],
+    ),
     "predicate of numbers": (
         lambda: masks.Mask(lambda at: at.key - at.query, "difference").dense(2, 2),
         TypeError,
