@@ -14,6 +14,8 @@ from wrong_kinds import NOT_WALKED, WRONG, is_right_after_all, parameters_of
 from wrong_kinds import RIGHT as PARTS
 from wrong_kinds_of_models import RIGHT as MODELS
 
+from attn_core import reference
+
 matplotlib.use("Agg")
 RIGHT = PARTS | MODELS
 CASES = [
@@ -124,3 +126,25 @@ FLAGS = {
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_flag_is_given_by_name(flag):
     assert FLAGS[flag].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def needed(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: None for one in parameters if one.default is one.empty}
+
+
+FLAGS_OF_TWINS = [
+    pytest.param(getattr(reference, name), flag, id=f"{name} {flag}")
+    for name in reference.__all__
+    if inspect.isfunction(getattr(reference, name))
+    for flag, parameter in inspect.signature(getattr(reference, name)).parameters.items()
+    if isinstance(parameter.default, bool)
+]
+
+
+@pytest.mark.parametrize(("twin", "flag"), FLAGS_OF_TWINS)
+def test_a_twin_looks_at_its_flags_first(twin, flag):
+    assert inspect.signature(twin).parameters[flag].kind is inspect.Parameter.KEYWORD_ONLY
+    for value in ("no", 1, None):
+        with pytest.raises(TypeError, match=f"^{flag} must be True or False, got {value!r}$"):
+            twin(**needed(twin), **{flag: value})

@@ -27,6 +27,7 @@ from attn_core.reference.shapes import (
     Array,
     broadcast_leading,
     check_broadcasts_to,
+    check_flags,
     check_float_arrays,
     check_number,
     check_same_shape,
@@ -288,6 +289,7 @@ def attention(
         >>> attention(words, words, words, scale=1.0).round(4).tolist()
         [[0.7311, 0.2689], [0.2689, 0.7311]]
     """
+    check_flags(return_weights=return_weights)
     inputs = _prepare(query, key, value, mask, bias, score, normalizer, scale, softcap)
     steps = _compute(inputs, score, normalizer, softcap)
     output = _join(inputs.groups, steps.output)

@@ -16,7 +16,7 @@ from attn_core.reference.block_parts import (
     feed_backward,
     norm_backward,
 )
-from attn_core.reference.shapes import Array, check_same_shape
+from attn_core.reference.shapes import Array, check_flags, check_same_shape
 
 
 class BlockGradients(NamedTuple):
@@ -140,6 +140,7 @@ def transformer_block(
         >>> transformer_block(x, zeros, heads=1, norm="post").round(2).tolist()
         [[-1.0, 1.0], [1.0, -1.0]]
     """
+    check_flags(return_weights=return_weights)
     block = Settings(
         parameters,
         heads,

@@ -6,7 +6,13 @@ import numpy as np
 
 from attn_core.reference.attend import attention, attention_backward
 from attn_core.reference.recurrence import gradient_of, real_keys, repeat_heads
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, transpose
+from attn_core.reference.shapes import (
+    Array,
+    check_flags,
+    check_float_arrays,
+    check_same_shape,
+    transpose,
+)
 
 
 class _Inputs(NamedTuple):
@@ -116,6 +122,7 @@ def lsh(
         >>> lsh(tokens, np.eye(3), rotations=np.eye(2)[None]).round(4).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    check_flags(attend_self=attend_self, causal=causal)
     inputs = _prepare(query, value, rotations, attend_self, causal, mask)
     return attention(inputs.query, inputs.key, inputs.value, mask=inputs.allowed, scale=scale)
 
@@ -163,6 +170,7 @@ def lsh_backward(
         >>> lsh_backward(np.eye(3), tokens, np.eye(3), rotations=np.eye(2)[None])[1].tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    check_flags(attend_self=attend_self, causal=causal)
     inputs = _prepare(query, value, rotations, attend_self, causal, mask)
     gradients = attention_backward(
         grad_output, inputs.query, inputs.key, inputs.value, mask=inputs.allowed, scale=scale

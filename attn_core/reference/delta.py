@@ -17,6 +17,7 @@ from attn_core.reference.recurrence import (
 from attn_core.reference.shapes import (
     Array,
     check_broadcasts_to,
+    check_flags,
     check_float_arrays,
     check_number,
     check_numbers_within,
@@ -196,6 +197,7 @@ def delta_rule(
         >>> delta_rule(key, key, value, beta=1.0, scale=1.0).tolist()
         [[5.0], [7.0]]
     """
+    check_flags(return_state=return_state)
     inputs, beta, decay, state, scale = _prepare(
         query, key, value, beta, decay, scale, mask, past_state
     )

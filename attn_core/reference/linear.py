@@ -16,6 +16,7 @@ from attn_core.reference.recurrence import (
 )
 from attn_core.reference.shapes import (
     Array,
+    check_flags,
     check_float_arrays,
     check_same_shape,
     sum_to_shape,
@@ -238,6 +239,7 @@ def linear_attention(
         >>> linear_attention(x, x, x, causal=True).round(4).tolist()
         [[1.0, 0.0], [0.4444, 0.5556]]
     """
+    check_flags(causal=causal, return_state=return_state)
     steps = _add_up(query, key, value, feature_map, causal, mask, past_state)
     output, _ = _divide(steps.sums)
     if not return_state:
@@ -298,6 +300,7 @@ def linear_attention_backward(
         >>> linear_attention_backward(np.eye(2), x, x, x).value.round(4).tolist()
         [[0.5556, 0.4444], [0.4444, 0.5556]]
     """
+    check_flags(causal=causal)
     if feature_map_backward is None:
         if feature_map is not elu_plus_one:
             raise ValueError(

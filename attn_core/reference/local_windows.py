@@ -10,7 +10,13 @@ from attn_core.reference.masks import padding
 from attn_core.reference.masks import window as window_mask
 from attn_core.reference.normalizers import softmax, softmax_backward
 from attn_core.reference.scores import dot
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape, transpose
+from attn_core.reference.shapes import (
+    Array,
+    check_flags,
+    check_float_arrays,
+    check_same_shape,
+    transpose,
+)
 
 
 def _check(query: Array, key: Array, value: Array, window: object, least: int) -> None:
@@ -78,6 +84,7 @@ def local_m(
         >>> local_m(query, key, value, window=1)[0].round(2).tolist()
         [[0.5, 0.5, 0.0], [0.33, 0.33, 0.33], [0.0, 0.5, 0.5]]
     """
+    check_flags(return_weights=return_weights)
     mask = _monotonic_mask(query, key, value, window, lengths, q_offset)
     output, weights = attention(query, key, value, score=dot, mask=mask, return_weights=True)
     return AttentionOutput(output, weights) if return_weights else output
@@ -225,6 +232,7 @@ def local_p(
         >>> local_p(query, key, value, np.ones((1, 1)), np.ones(1), window=2)[0].round(4).tolist()
         [[0.0, 0.0271, 0.1213, 0.2, 0.1213, 0.0271]]
     """
+    check_flags(return_weights=return_weights)
     steps = _predict(query, key, value, hidden_weight, position_vector, window, lengths)
     weights = steps.align * steps.gaussian
     output = weights @ np.where(transpose(_real_keys(lengths, key)[0]), value, 0)

@@ -12,7 +12,7 @@ from attn_core.reference.attend import (
     attention_backward,
 )
 from attn_core.reference.position_wise import rms_norm, rms_norm_backward
-from attn_core.reference.shapes import Array, check_float_arrays, check_same_shape
+from attn_core.reference.shapes import Array, check_flags, check_float_arrays, check_same_shape
 
 
 class MultiHeadGradients(NamedTuple):
@@ -210,6 +210,7 @@ def multi_head(
         >>> multi_head(x, x, x, *[identity] * 4, heads=2).round(2).tolist()
         [[4.0, 2.0], [2.0, 4.0]]
     """
+    check_flags(return_weights=return_weights)
     kv_heads = heads if kv_heads is None else kv_heads
     weights = (query_weight, key_weight, value_weight)
     _check((query, key, value), weights, out_weight, heads, kv_heads)

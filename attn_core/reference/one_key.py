@@ -3,7 +3,7 @@
 import numpy as np
 
 from attn_core.reference.normalizers import check_temperature, softmax, softmax_backward
-from attn_core.reference.shapes import Array, check_float_arrays
+from attn_core.reference.shapes import Array, check_flags, check_float_arrays
 
 
 def hard(scores: Array, dim: int = -1) -> Array:
@@ -95,6 +95,7 @@ def gumbel_softmax(
         >>> gumbel_softmax(np.array([0.0, 1.0, 2.0]), hard=True, generator=generator).tolist()
         [0.0, 0.0, 1.0]
     """
+    check_flags(hard=hard)
     noisy = _with_noise(scores, temperature, generator)
     return _one_hot(noisy, dim) if hard else softmax(noisy, dim, temperature=temperature)
 
@@ -139,6 +140,7 @@ def gumbel_softmax_backward(
         >>> bool(np.isclose(gradient[0], -gradient[1]))
         True
     """
+    check_flags(hard=hard)
     noisy = _with_noise(scores, temperature, generator)
     return softmax_backward(grad_weights, noisy, dim, temperature=temperature)
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.reference.masks import _distance
-from attn_core.reference.shapes import Array, check_integer_array
+from attn_core.reference.shapes import Array, check_flags, check_integer_array
 
 
 def distances(q_len: int, k_len: int, q_offset: int | npt.ArrayLike | None = None) -> Array:
@@ -147,6 +147,7 @@ def t5_bucket(
         >>> t5_bucket(np.array([-200, -20, -2, 0, 2, 20, 200])).tolist()
         [15, 10, 2, 0, 18, 26, 31]
     """
+    check_flags(bidirectional=bidirectional)
     check_integer_array("distance", distance)
     n = buckets // 2 if bidirectional else buckets
     e = n // 2

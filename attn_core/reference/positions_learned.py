@@ -7,6 +7,7 @@ import numpy as np
 from attn_core.reference.positions_fixed import check_distance, t5_bucket
 from attn_core.reference.shapes import (
     Array,
+    check_flags,
     check_float_arrays,
     check_integer_array,
     check_same_shape,
@@ -41,6 +42,7 @@ def t5_bias(
         >>> t5_bias(weight, distance=np.array([[-1, 0, 1]]), max_distance=3).tolist()
         [[[2.0, 1.0, 4.0]]]
     """
+    check_flags(bidirectional=bidirectional)
     bucket = _t5_bucket(weight, distance, max_distance, bidirectional)
     bias: Array = np.moveaxis(weight[bucket], -1, -3)
     return bias if distance.ndim == 2 else bias[:, 0]
@@ -79,6 +81,7 @@ def t5_bias_backward(
         >>> t5_bias_backward(np.ones((1, 1, 4)), weight, distance=distance, max_distance=3).tolist()
         [[1.0], [1.0], [0.0], [2.0]]
     """
+    check_flags(bidirectional=bidirectional)
     bucket = _t5_bucket(weight, distance, max_distance, bidirectional)
     *batch, length, keys = bucket.shape[:1] * (bucket.ndim > 2) + bucket.shape[-2:]
     check_same_shape("grad_bias", grad_bias, (*batch, weight.shape[1], length, keys))

@@ -5,6 +5,7 @@ import numpy as np
 from attn_core.reference.linear import linear_attention, linear_attention_backward
 from attn_core.reference.shapes import (
     Array,
+    check_flags,
     check_float_arrays,
     check_number,
     check_same_shape,
@@ -165,6 +166,7 @@ def favor(
         >>> favor(words, words, words, projection=np.eye(2)).round(4).tolist()
         [[0.5789, 0.4211], [0.4211, 0.5789]]
     """
+    check_flags(causal=causal)
     check_float_arrays(query=query, key=key, value=value, projection=projection)
     query_root, key_root = _roots(query, scale)
     return linear_attention(
@@ -218,6 +220,7 @@ def favor_backward(
         >>> favor_backward(np.eye(2), words, words, words, projection=words)[2].round(4).tolist()
         [[0.5789, 0.4211], [0.4211, 0.5789]]
     """
+    check_flags(causal=causal)
     check_float_arrays(query=query, key=key, value=value, projection=projection)
     query_root, key_root = _roots(query, scale)
     gradients = linear_attention_backward(

@@ -45,6 +45,13 @@ def check_number(name: str, number: object) -> None:
         raise ValueError(f"{name} must be finite, got {number}")
 
 
+def check_flags(**flags: object) -> None:
+    """Raise an error that names the argument unless it is True or False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
 def check_numbers_within(
     name: str, numbers: Array | None, *, least: float = -np.inf, most: float = np.inf
 ) -> None:
