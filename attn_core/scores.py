@@ -257,6 +257,8 @@ class Additive(nn.Module):
         """Score what is projected already: a decoder projects its keys once, not at each step."""
         check_floating_point("query", query)
         check_floating_point("key", key)
+        check_same_kind("query", query, "the layer", self.score_vector)
+        check_same_kind("key", key, "the layer", self.score_vector)
         rows = query.unsqueeze(-2)  # (..., L, 1, hidden_dim)
         columns = key.unsqueeze(-3)  # (..., 1, S, hidden_dim)
         return torch.tanh(rows + columns) @ self.score_vector

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from wrong_kinds import NOT_WALKED, WRONG, is_right_after_all, parameters_of
 from wrong_kinds import RIGHT as PARTS
 from wrong_kinds_of_models import RIGHT as MODELS
@@ -61,6 +62,24 @@ def test_a_wrong_kind_is_refused_and_the_argument_named(name, parameter):
         with pytest.raises((TypeError, ValueError)) as caught:
             outcome(call, right | {parameter: value})
         assert re.search(rf"\b{parameter}\b", str(caught.value)), (kind, str(caught.value))
+
+
+def in_float64(right):
+    """Each tensor of float32 in turn in float64."""
+    for name, value in right.items():
+        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+            yield name, right | {name: value.detach().double()}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_an_argument_of_another_dtype_is_taken_or_an_argument_is_named(name):
+    call, right = RIGHT[name]
+    for parameter, arguments in in_float64(right):
+        error = error_of(call, arguments)
+        if error is not None:
+            assert isinstance(error, TypeError | ValueError), (parameter, error)
+            names = "|".join(parameters_of(call))
+            assert re.search(rf"\b({names})\b", str(error)), (parameter, error)
 
 
 PAGES = sorted(Path(__file__).parents[1].glob("chapters/appendix/api_*.md"))

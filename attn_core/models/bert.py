@@ -20,6 +20,7 @@ from attn_core.checks import (
     check_is_token,
     check_number,
     check_path,
+    check_same_kind,
     check_sequence,
     check_share,
     check_sizes,
@@ -237,6 +238,7 @@ class BERT(nn.Module):
         check_sequence("states", states, dim)
         if states.ndim != 3:
             raise ValueError(f"states must be (batch, L, {dim}), got {tuple(states.shape)}")
+        check_same_kind("states", states, "the model", self.token_embedding.weight)
 
     @classmethod
     def from_safetensors(cls, path: str | PathLike[str]) -> Self:

@@ -19,6 +19,7 @@ from attn_core.checks import (
     check_sequence,
     check_share,
     check_sizes,
+    projected,
 )
 from attn_core.masks import Mask
 from attn_core.modules import KVCache, MultiHeadAttention
@@ -151,7 +152,7 @@ class FeedForward(nn.Module):
         """Give ``(..., L, dim)`` for ``x`` ``(..., L, dim)``."""
         check_sequence("x", x, self.dim)
         bend = _BENDS[self.activation]
-        hidden = self.inner(x)
+        hidden = projected("x", x, self.inner)
         hidden = bend(hidden) if self.gate is None else bend(self.gate(x)) * hidden
         return self.outer(self.dropout(hidden))
 

@@ -16,6 +16,7 @@ from attn_core.checks import (
     check_flags,
     check_floating_point,
     check_kind,
+    check_same_kind,
     check_share,
     check_sizes,
     check_tokens,
@@ -299,6 +300,7 @@ class Seq2Seq(nn.Module):
         check_tokens("previous", previous, self.target_embedding.num_embeddings)
         check_kind("memory", memory, Memory)
         check_floating_point("state", state)
+        check_same_kind("state", state, "memory", memory.summary)
         if state.shape != memory.summary.shape:
             raise ValueError(
                 f"state must be {tuple(memory.summary.shape)}, got {tuple(state.shape)}"

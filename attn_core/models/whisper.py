@@ -18,6 +18,7 @@ from attn_core.checks import (
     check_sizes,
     check_tokens,
     is_integer,
+    projected,
 )
 from attn_core.models.block import BlockCache, tokens_seen
 from attn_core.models.spectrogram import log_mel
@@ -142,7 +143,8 @@ class Whisper(nn.Module):
                 f"spectrogram must be (batch, {self.conv1.in_channels}, frames), got "
                 f"{tuple(spectrogram.shape)}"
             )
-        x = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram)))).mT
+        heard = projected("spectrogram", spectrogram, self.conv1)
+        x = F.gelu(self.conv2(F.gelu(heard))).mT
         return self.encoder(self.frame_position(x))
 
     def decode(
