@@ -361,8 +361,7 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"source and target must have as many rows, got {len(memory)} and {len(target)}"
             )
-        start = tokens_seen(cache)
-        embedded = self._embed(target, self.target_embedding, start)
+        embedded = self._embed(target, self.target_embedding, tokens_seen(cache))
         states = self.decoder(embedded, memory, memory_mask=memory_mask, cache=cache)
         return F.linear(states, self.target_embedding.weight)
 
@@ -387,10 +386,6 @@ class Transformer(nn.Module):
 
         Returns:
             A scalar, in nats per token.
-
-        Raises:
-            ValueError: as ``forward``.
-            TypeError: as ``forward``.
         """
         check_tokens("target", target, self.target_embedding.num_embeddings)
         logits = self(source, target[:, :-1])
