@@ -232,6 +232,8 @@ def test_padding_is_neither_written_nor_forgotten(rule, poison):
         inputs, gates = drawn(rule)
         for x in (*inputs[1:], *gates.values()):
             x[1, :, 7:] = filling
+        if "decay" in gates:
+            gates["decay"][1, :, 7:] *= -1
         leaves = [x.requires_grad_() for x in (*inputs, *gates.values())]
         output, state = delta_rule(
             *inputs, **gates, mask=masks.padding([11, 7]), return_state=True, chunk_size=4
