@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attn_core.arguments import check_arguments
 from attn_core.calls import checked_call
-from attn_core.kernels import choosing, explicit
+from attn_core.kernels import choosing, explicit, plain
 from attn_core.masks import Mask
 from attn_core.positions import Bias
 
@@ -176,6 +176,10 @@ def attention(
         >>> attention(torch.ones(2, 8, 5, 16), x, x).shape
         torch.Size([2, 8, 5, 16])
     """
+    if bias is score is normalizer is softcap is None and not (return_weights or watchers):
+        result = plain.run(query, key, value, mask, scale, dropout_p, q_offset)
+        if result is not None:
+            return result
     arguments = check_arguments(
         query,
         key,

@@ -63,13 +63,13 @@ def checked_call(thing: Called) -> Called:
         return thing
     own = inspect.signature(thing).parameters
     kinds = {name: _KINDS.get(_named(parameter.annotation)) for name, parameter in own.items()}
-    checked = {name: kind for name, kind in kinds.items() if kind is not None}
+    checked = [(name, *kind) for name, kind in kinds.items() if kind is not None]
 
     @wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name in checked and not isinstance(kwargs[name], checked[name][0]):
-                raise TypeError(f"{name} must be {checked[name][1]}, got {kwargs[name]!r}")
+        for name, types, said in checked:
+            if name in kwargs and not isinstance(kwargs[name], types):
+                raise TypeError(f"{name} must be {said}, got {kwargs[name]!r}")
         try:
             return thing(*args, **kwargs)
         except TypeError as error:

@@ -98,7 +98,8 @@ def check_floating_point(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    check_not_sparse(name, x)
+    if x.layout != torch.strided:
+        check_not_sparse(name, x)
 
 
 def check_not_sparse(name: str, x: object) -> None:

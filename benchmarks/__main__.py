@@ -5,11 +5,11 @@ import sys
 
 import torch
 
-from benchmarks import attention_races, growth, part_races, report
+from benchmarks import attention_races, growth, part_races, report, small_races
 from benchmarks.race import RACES, Contest, Lab, Race, time_by_turns
 
 EXTRA = ["growth", "overhead"]
-LISTS = [attention_races, part_races]  # to import them enters their races
+LISTS = [attention_races, part_races, small_races]  # to import them enters their races
 
 
 def main() -> None:

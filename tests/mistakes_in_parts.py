@@ -247,8 +247,8 @@ MISTAKES = [
         9,
         "interleaved rotary of cached keys off by one",
         "modules.multi_head",
-        "keys = rotated(self.rotary, self._keys(key), cache.length)",
-        "keys = rotated(self.rotary, self._keys(key), cache.length + 1)",
+        "return both[:, : self.heads], both[:, self.heads :]",
+        "return both[:, : self.heads], rotated(self.rotary, keys, first + 1)",
         "modules/test_cached_decoding.py::test_cached_decoding_is_the_full_pass",
     ),
     Mistake(

@@ -73,6 +73,16 @@ def test_only_what_is_needed_is_imported(statement, needed):
     assert not (set(HEAVY) - set(needed)) & set(imported)
 
 
+def test_attention_by_itself_loads_no_other_part_and_no_compiler():
+    imported = set(imported_by("from attn_core import attention"))
+    assert {"attn_core.attend", "torch"} <= imported
+    parts = "modules models plot data interpret diagnosis training costs reference hugging_face"
+    assert not imported & {f"attn_core.{part}" for part in parts.split()}
+    compilers = {"torch._dynamo", "torch._inductor", "torch.nn.attention.flex_attention"}
+    # PyTorch itself loads tqdm.
+    assert not imported & (compilers | (set(HEAVY) - {"torch", "numpy", "tqdm"}))
+
+
 HIDE = """
 import sys
 

@@ -97,29 +97,52 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
     if _is_step_of_decoding(arguments, attn_mask):
         # One product with the keys for all queries of a group is up to twice as fast.
         query, group = query.unflatten(1, (-1, group)).squeeze(3), 1
-    flags: dict[str, Any] = {}  # not the comparisons, which torch.compile may leave open
+    output = fused(
+        query,
+        key,
+        value,
+        arguments.scale,
+        attn_mask=attn_mask,
+        dropout_p=arguments.dropout_p,
+        is_causal=is_causal,
+        group=group,
+    )
+    output = output.reshape(*leading, *heads, value.shape[-1])
+    return (output if empty is None else output.masked_fill(empty, 0.0)), None
+
+
+def fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    group: int = 1,
+) -> Tensor:
+    """Call PyTorch's fused kernel, and say of what it cannot differentiate which kernel can."""
+    # Only what is asked for: each option takes a while to be read, and torch.compile may leave
+    # the comparisons open.
+    options: dict[str, Any] = {"scale": scale}
+    if attn_mask is not None:
+        options["attn_mask"] = attn_mask
+    if dropout_p:
+        options["dropout_p"] = dropout_p
     if is_causal:
-        flags["is_causal"] = True
+        options["is_causal"] = True
     if group > 1:
-        flags["enable_gqa"] = True
+        options["enable_gqa"] = True
     try:
-        output = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attn_mask,
-            dropout_p=arguments.dropout_p,
-            scale=arguments.scale,
-            **flags,
-        )
+        output = scaled_dot_product_attention(query, key, value, **options)
     except RuntimeError as error:
         if "forward AD" not in str(error):
             raise
         raise RuntimeError(_ONLY_ONCE.format("forward mode differentiation")) from error
     if output.requires_grad and not torch.compiler.is_compiling():
         _refuse_second_derivatives(output)
-    output = output.reshape(*leading, *heads, value.shape[-1])
-    return (output if empty is None else output.masked_fill(empty, 0.0)), None
+    return output
 
 
 def _refuse_second_derivatives(output: Tensor) -> None:

@@ -175,7 +175,7 @@ class Rotary(nn.Module):
     def _turns_from(self, first: int, x: Tensor, dim: int) -> Tensor:
         end = first + x.shape[-2]
         if has_numbers(x) and first >= 0 and end <= _LONGEST_TABLE:
-            return self._grown_table(x, dim, end)[first:end]
+            return self._grown_table(x, dim, end).narrow(0, first, x.shape[-2])
         at = torch.arange(first, end, device=x.device)
         return _turns(at, x, dim, self.base, self.scaling)
 
@@ -193,7 +193,7 @@ class Rotary(nn.Module):
         table = self._table
         if (
             table is None
-            or len(table) < length
+            or table.shape[0] < length
             or table.shape[1] != dim // 2
             or table.dtype != _complex_dtype(x)
             or table.device != x.device
@@ -213,16 +213,19 @@ class Rotary(nn.Module):
 def _turn(x: Tensor, turns: Tensor, pairing: str) -> Tensor:
     """Multiply pairs, read as complex numbers, by turns ``(L, dim / 2)`` or with (batch, 1)."""
     dim = 2 * turns.shape[-1]
-    turned = x if x.shape[-1] == dim else x[..., :dim]
-    turned = turned.to(turns.real.dtype)
+    width, dtype = x.shape[-1], x.dtype
+    turned = x if width == dim else x[..., :dim]
+    if dtype not in (torch.float32, torch.float64):
+        turned = turned.float()
     if pairing == "half":
         first, second = turned.chunk(2, -1)
         products = torch.view_as_real(torch.complex(first, second) * turns)  # (..., L, dim / 2, 2)
         turned = products.transpose(-2, -1).flatten(-2)
     else:
         turned = torch.view_as_real(_neighbours_as_complex(turned) * turns).flatten(-2)
-    turned = turned.to(x.dtype)
-    return turned if x.shape[-1] == dim else torch.cat([turned, x[..., dim:]], -1)
+    if turned.dtype != dtype:
+        turned = turned.to(dtype)
+    return turned if width == dim else torch.cat([turned, x[..., dim:]], -1)
 
 
 def _neighbours_as_complex(x: Tensor) -> Tensor:
@@ -258,6 +261,7 @@ def _checked_dim(x: Tensor, dim: int | None) -> int:
                 f"x must have an even width, at least 2, got x {tuple(x.shape)}; dim= turns its "
                 "first entries only"
             )
+        return dim
     _check_even(dim)
     if dim > x.shape[-1]:
         raise ValueError(f"dim must be at most the width of x, got dim {dim}, x {tuple(x.shape)}")

@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks import attention_races, part_races, report, which_kernel
+from benchmarks import attention_races, part_races, report, small_races, which_kernel
 from benchmarks import race as races
 from benchmarks.race import RACES, Contest, Lab, Race, Timing, distance
 
-LISTS = [attention_races, part_races]
+LISTS = [attention_races, part_races, small_races]
 LAB = Lab(tiny=True)
 # Peers raise warnings of their own, and FlexAttention one that it was not compiled.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -59,6 +59,10 @@ def test_every_race_of_the_plan_is_there():
         "linear_attention": 0.05,
         "numpy_causal": 0.8,
         "layer": 1.0,
+        "one_token": 1.0,
+        "one_token_by_hand": 1.0,
+        "decoding": 1.0,
+        "decoding_rotary": 1.0,
     }
     assert {key: goals[key] for key in planned} == planned
 

@@ -9,7 +9,7 @@ import torch
 from allocations import peak
 
 from attn_core import attention, kernels, masks, normalizers, positions, scores
-from attn_core.kernels import banded, chunked, explicit, sdpa
+from attn_core.kernels import banded, chunked, explicit, plain, sdpa
 
 X = torch.ones(2, 3, 4)
 
@@ -228,12 +228,13 @@ def test_a_kernel_fixed_in_one_thread_is_free_in_another():
 
 def test_the_kernel_that_which_names_is_the_one_that_runs(monkeypatch):
     ran = []
+
+    def watched(name, run):
+        return lambda *call, **options: (ran.append(name), run(*call, **options))[1]
+
     for module in (explicit, sdpa, chunked, banded):
-        name = module.__name__.split(".")[-1]
-        run = module.run
-        monkeypatch.setattr(
-            module, "run", lambda call, name=name, run=run: (ran.append(name), run(call))[1]
-        )
+        monkeypatch.setattr(module, "run", watched(module.__name__.split(".")[-1], module.run))
+    monkeypatch.setattr(plain, "fused", watched("sdpa", plain.fused))  # the short way to it
     for options, length in [*LONG.values(), ({"return_weights": True}, 10)]:
         x = torch.ones(1, 2, length, 4)
         ran.clear()
