@@ -45,7 +45,7 @@ def test_padding_of_many_batches_is_compiled_once(call, mask_of, dynamic):
     assert counter.frame_count == 1
 
 
-LENGTHS = (7, 8, 10, 13)
+LENGTHS = (17, 18, 20, 23)
 OF_LENGTH = {
     "window": lambda length: {"mask": masks.window(2, 1)},
     "dilated, padding": lambda length: {
@@ -55,6 +55,7 @@ OF_LENGTH = {
         "mask": masks.document(torch.arange(2 * length).view(2, -1) // (2 + length % 4))
     },
     "not documents": lambda length: {"mask": ~masks.document(torch.arange(length) // 3)},
+    "bigbird": lambda length: {"mask": masks.bigbird(length, 2)},
     "ALiBi": lambda length: {"bias": ALIBI},
     "sum of biases": lambda length: {"mask": masks.causal(), "bias": SUM},
 }
