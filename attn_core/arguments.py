@@ -338,7 +338,7 @@ def _check_bias(arguments: Arguments) -> None:
         return
     if isinstance(bias, Bias):
         heads = arguments.query.shape[-3]
-        if bias.heads not in (None, heads):
+        if bias.heads is not None and bias.heads != heads:
             raise ValueError(f"bias {bias.name} has {bias.heads} heads, but query has {heads}")
         bias.check_fit(arguments.q_len, arguments.k_len, arguments.q_offset)
         _check_offset(arguments)

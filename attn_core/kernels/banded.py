@@ -112,7 +112,8 @@ def reluctance(arguments: Arguments) -> str | None:
     # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
     times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
     if arguments.k_len < max(_FEW_KEYS, times * widest):
-        return f"{arguments.k_len} keys are few for a query that may attend {widest}"
+        # No number: one that is written out is one that torch.compile compiles for.
+        return "the keys are few for how far a query may look"
     return None
 
 

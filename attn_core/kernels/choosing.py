@@ -100,13 +100,14 @@ def use(kernel: KernelName) -> Iterator[None]:
     """
     if kernel not in list(_KERNELS):
         raise ValueError(f"kernel must be one of {sorted(_KERNELS)}, got {kernel!r}")
-    token = _fixed.set(kernel)
+    token = None if torch.compiler.is_compiling() else _fixed.set(kernel)
     _fixed_anywhere.append(kernel)
     try:
         yield
     finally:
         _fixed_anywhere.remove(kernel)
-        _fixed.reset(token)
+        if token is not None:
+            _fixed.reset(token)
 
 
 @checked_call

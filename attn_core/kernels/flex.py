@@ -113,18 +113,20 @@ def _by_index(bias: Tensor) -> Callable[..., Tensor]:
 
 def _by_distance(arguments: Arguments, bias: Bias) -> Callable[..., Tensor]:
     """Look the bias up by distance: a number for each distance that occurs, not for each pair."""
-    offset = 0 if arguments.q_offset is None else arguments.q_offset
-    offsets = torch.as_tensor(offset, device=arguments.query.device).reshape(-1)
-    least = -(arguments.q_len - 1) - int(offsets.max())
-    distances = torch.arange(
-        least, arguments.k_len - int(offsets.min()), device=arguments.query.device
-    )
-    row = bias(arguments.query, arguments.key, distances[None])  # (heads, 1, distances)
-    table = row.reshape(-1, len(distances))
+    query, key, q_len, offset = arguments.query, arguments.key, arguments.q_len, arguments.q_offset
+    count = q_len + arguments.k_len - 1
+    distances = torch.arange(count, device=query.device)[None] - (q_len - 1)
+    if isinstance(offset, Tensor):
+        offset = offset.to(query.device)[:, None, None, None]
+    if offset is not None:
+        distances = distances - offset
+    table = bias(query, key, distances)  # broadcasts to (batch, heads, 1, distances)
+    table = table.reshape((1,) * (4 - table.ndim) + table.shape)
+    entries, heads = table.shape[:2]
 
     def add(entry: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        position = row + offsets[entry if len(offsets) > 1 else 0]
-        return table[head if len(table) > 1 else 0, key - position - least]
+        at = (entry if entries > 1 else 0, head if heads > 1 else 0, 0, key - row + q_len - 1)
+        return table[at]
 
     return add
 

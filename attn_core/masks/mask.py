@@ -288,7 +288,11 @@ class Mask:
                 f"q_offset=0 aligns the first query with the first key, "
                 f"q_offset={k_len - q_len} the last query with the last key"
             )
-        if isinstance(q_offset, Tensor) and self.batch not in (None, 1, len(q_offset)):
+        if (
+            isinstance(q_offset, Tensor)
+            and self.batch not in (None, 1)
+            and self.batch != len(q_offset)
+        ):
             raise ValueError(
                 f"q_offset has {len(q_offset)} entries, but mask {self.name} has {self.batch} "
                 "batch entries"

@@ -150,7 +150,7 @@ class ShawValues(nn.Module):
         """
         check_floating_point("weights", weights)
         check_same_kind("weights", weights, "the layer", self.weight)
-        if weights.ndim < 2 or self.heads not in (None, *weights.shape[-3:-2]):
+        if weights.ndim < 2 or (self.heads is not None and weights.shape[-3:-2] != (self.heads,)):
             raise ValueError(
                 f"weights must be (..., {self.heads or 'heads'}, queries, keys), got weights "
                 f"{tuple(weights.shape)}"

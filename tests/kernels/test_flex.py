@@ -121,6 +121,22 @@ def test_a_block_mask_refuses_what_the_mask_does_not_fit():
     assert masks.causal().block_mask(5, 5, batch=2, heads=3).shape == (2, 3, 5, 5)
 
 
+@pytest.mark.parametrize("q_offset", [None, 3, torch.tensor([0, -9])], ids=["none", "one", "many"])
+def test_with_a_bias_it_compiles_to_one_graph(q_offset):
+    """No number of an offset is read, and the kernel may be fixed inside of what is compiled."""
+    torch._dynamo.reset()
+    x, bias = normal((2, 4, 9, 8))[0], positions.ALiBi(4).double()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def call(x):
+        with kernels.use("flex"):
+            return attention(x, x, x, bias=bias, q_offset=q_offset)
+
+    expected = attention(x, x, x, bias=bias, q_offset=q_offset)
+    torch.testing.assert_close(call(x), expected, rtol=1e-10, atol=1e-10)
+    assert kernels.which(x, x, x).kernel == "sdpa"
+
+
 def test_it_can_be_compiled_with_what_stands_around_it():
     """Inside a compiled function it is one graph together with what stands around it."""
     query, key, value = normal((1, 2, 130, 8), (1, 2, 130, 8), (1, 2, 130, 8))

@@ -6,6 +6,7 @@ from refusals import assert_refuses
 from torch._dynamo.testing import CompileCounter
 
 from attn_core import attention, masks
+from attn_core.positions import ALiBi, ShawBias, T5Bias
 
 
 def given(x, mask):
@@ -42,6 +43,39 @@ def test_padding_of_many_batches_is_compiled_once(call, mask_of, dynamic):
         x, mask = torch.randn(2, 2, length, 4), mask_of(lengths_of(batch, length))
         torch.testing.assert_close(compiled(x, mask), call(x, mask))
     assert counter.frame_count == 1
+
+
+LENGTHS = (17, 18, 20, 23)
+OF_LENGTH = {
+    "window": lambda length: {"mask": masks.window(2, 1)},
+    "dilated, padding": lambda length: {
+        "mask": masks.dilated(2, 1, gap=1) & masks.padding([length - 1, length])
+    },
+    "documents": lambda length: {
+        "mask": masks.document(torch.arange(2 * length).view(2, -1) // (2 + length % 4))
+    },
+    "not documents": lambda length: {"mask": ~masks.document(torch.arange(length) // 3)},
+    "bigbird": lambda length: {"mask": masks.bigbird(length, 2)},
+    "ALiBi": lambda length: {"bias": ALIBI},
+    "sum of biases": lambda length: {"mask": masks.causal(), "bias": SUM},
+}
+ALIBI = ALiBi(2)
+SUM = ALIBI + T5Bias(2, buckets=6, max_distance=4) + ShawBias(4, 2)
+
+
+@pytest.mark.parametrize("options_of", OF_LENGTH.values(), ids=OF_LENGTH)
+def test_many_lengths_are_compiled_once(options_of):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(with_options, backend=counter, fullgraph=True, dynamic=True)
+    for length in LENGTHS:
+        x, options = torch.randn(2, 2, length, 4), options_of(length)
+        torch.testing.assert_close(compiled(x, options), with_options(x, options))
+    assert counter.frame_count == 1
+
+
+def with_options(x, options):
+    return attention(x, x, x, **options)
 
 
 def test_another_mask_is_compiled_anew():
