@@ -45,8 +45,6 @@ _ROW_BY_ROW = (
 )
 
 _FEW_KEYS = 512
-# From here on it is worth a look at the mask which keys of the band it leaves.
-_WIDE = 512
 # Few enough that their memory is used again, and not asked of the system for each call.
 _BLOCKS_AT_ONCE = 64
 
@@ -112,11 +110,7 @@ def reluctance(arguments: Arguments) -> str | None:
     left, right, first = arguments.mask.reach
     widest = first + (left or 0) + 1 + (right or 0)
     # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
-    is_large = arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU
-    is_on_cpu = arguments.query.device.type == "cpu"
-    if is_large and is_on_cpu and widest > _WIDE and not arguments.mask.by_distance:
-        return f"mask {arguments.mask.name} may leave much of a band of {widest} keys empty"
-    times = 3 if is_large else 2
+    times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
     if arguments.k_len < max(_FEW_KEYS, times * widest):
         return f"{arguments.k_len} keys are few for a query that may attend {widest}"
     return None
