@@ -5,11 +5,11 @@ import sys
 
 import torch
 
-from benchmarks import attention_races, growth, part_races, report, small_races
+from benchmarks import growth, report
+from benchmarks.memory import memory_of_sides
 from benchmarks.race import RACES, Contest, Lab, Race, time_by_turns
 
 EXTRA = ["growth", "overhead"]
-LISTS = [attention_races, part_races, small_races]  # to import them enters their races
 
 
 def main() -> None:
@@ -76,6 +76,10 @@ def run(race: Race, lab: Lab, seconds: float) -> report.Records:
         "date": report.now(),
         "commit": report.commit(),
     }
+    if race.memory_goal is not None:
+        ours_mib, peer_mib = memory_of_sides(race.key, lab)
+        record |= {"memory_goal": race.memory_goal, "ours_mib": ours_mib, "peer_mib": peer_mib}
+        print(f"memory: {report.memory(record)}", flush=True)
     verdict = "reached" if report.won(record) else "NOT reached"
     print(
         f"{race.name}, against {race.peer}: {ours:.2f} ms / {peer:.2f} ms = {timing.ratio:.3f}, "

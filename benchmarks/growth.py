@@ -72,7 +72,11 @@ def memory_by_length(kind: str, side: str, lab: Lab) -> dict[int, float]:
 def peak_memory(kind: str, side: str, length: int, lab: Lab) -> float:
     """Measure the memory of one call beside its inputs, in MiB, in a fresh process."""
     growing_call(kind, side, 256, lab)()  # what libraries allocate once is not counted
-    call = growing_call(kind, side, length, lab)
+    return peak_of(growing_call(kind, side, length, lab), lab)
+
+
+def peak_of(call: Callable[[], Any], lab: Lab) -> float:
+    """Measure the most memory that a call takes at a time, in MiB."""
     if lab.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

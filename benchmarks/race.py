@@ -75,6 +75,7 @@ class Race:
         make: sets it up in a lab.
         package: the package that the peer is in; torch by default.
         devices: where it can be run.
+        memory_goal: the same of the memory beside the inputs; None where it is not measured.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Race:
     make: Callable[[Lab], Contest]
     package: str = "torch"
     devices: tuple[str, ...] = ("cpu",)
+    memory_goal: float | None = None
 
     @property
     def key(self) -> str:

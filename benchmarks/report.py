@@ -106,7 +106,24 @@ def number(x: float) -> str:
 
 
 def won(record: Records) -> bool:
-    return record["ratio"] <= record["goal"]
+    """Whether time reaches its goal, and memory where it has one."""
+    is_small = "memory_goal" not in record or _memory_ratio(record) <= record["memory_goal"]
+    return bool(record["ratio"] <= record["goal"] and is_small)
+
+
+def memory(record: Records) -> str:
+    """Say what a race measured of memory."""
+    ours, peer, goal = record["ours_mib"], record["peer_mib"], record["memory_goal"]
+    missed = "" if _memory_ratio(record) <= goal else ", missed"
+    return (
+        f"{number(ours)} MiB beside the inputs against {number(peer)} MiB, "
+        f"{_memory_ratio(record):.3g} times as much (goal: at most {goal:g}{missed})"
+    )
+
+
+def _memory_ratio(record: Records) -> float:
+    ratio: float = record["ours_mib"] / record["peer_mib"]
+    return ratio
 
 
 def peer(record: Records) -> str:
@@ -129,6 +146,7 @@ def race_table(results: Records) -> str:
             f"| {record['ratio']:.3g} | ≤ {record['goal']:g}{reached} |"
         )
         note = f"; {record['note']}" if record["note"] else ""
+        note += f"; {memory(record)}" if "memory_goal" in record else ""
         settings.append(f"{place}. {record['setting']}{note}")
     return "\n".join([*lines, "", "The settings, in the same order:", "", *settings])
 

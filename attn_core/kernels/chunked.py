@@ -26,12 +26,15 @@ from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer
 from attn_core.autocast import autocast_dtype, without_autocast
 from attn_core.checks import broadcasts_to, is_tracing
-from attn_core.kernels.grid import window_of
-from attn_core.kernels.sdpa import FEW_SCORES
+from attn_core.kernels import sdpa
+from attn_core.kernels.grid import Grid, window_of
 from attn_core.kernels.walk import Walk
+from attn_core.masks import Mask
 from attn_core.normalizers.rows import check_temperature
 from attn_core.positions.bias import Bias
 
+# How many queries PyTorch's kernel is given at a time, with the keys that some of them may attend.
+_ROWS_AT_ONCE = 256
 _LOG2_E = math.log2(math.e)
 
 
@@ -61,7 +64,7 @@ def reluctance(arguments: Arguments) -> str | None:
         return "torch.compile would write its loop out, block after block"
     heads = arguments.leading.numel() * arguments.query.shape[-3]
     scores = heads * arguments.q_len * arguments.k_len
-    return f"{scores} scores are few enough to hold" if scores < FEW_SCORES else None
+    return f"{scores} scores are few enough to hold" if scores < sdpa.FEW_SCORES else None
 
 
 def run(arguments: Arguments) -> tuple[Tensor, None]:
@@ -77,6 +80,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         tuple(learned),
         seed=int(torch.randint(2**62, ())) if arguments.dropout_p else 0,
         autocast=autocast_dtype(arguments.query.device),
+        is_fused=_is_fused(arguments),
     )
     output, _ = _Online.apply(
         call,
@@ -100,24 +104,29 @@ class _Call:
         learned: the names of the parameters of its bias object that ask for a gradient.
         seed: of dropout.
         autocast: the dtype that a bias object computes in; None for that of its tensors.
+        is_fused: whether PyTorch's kernel computes the output, as no gradient seems to be wanted.
     """
 
     arguments: Arguments
     learned: tuple[str, ...]
     seed: int
     autocast: torch.dtype | None
+    is_fused: bool
 
-    def walk(self, inputs: Sequence[Any]) -> Walk:
-        """Go through the blocks of these tensors."""
+    def given(self, inputs: Sequence[Any]) -> Arguments:
+        """The arguments, with these tensors."""
         query, key, value, _, *others = inputs
         given = {
             name: x
             for name, x in zip(("bias", "mask", "q_offset"), others, strict=False)
             if x is not None
         }
-        arguments = replace(self.arguments, query=query, key=key, value=value, **given)
-        parameters = dict(zip(self.learned, others[3:], strict=True))
-        return Walk(arguments, parameters, self.seed, self.autocast)
+        return replace(self.arguments, query=query, key=key, value=value, **given)
+
+    def walk(self, inputs: Sequence[Any]) -> Walk:
+        """Go through the blocks of these tensors."""
+        parameters = dict(zip(self.learned, inputs[7:], strict=True))
+        return Walk(self.given(inputs), parameters, self.seed, self.autocast)
 
 
 _NO_SECOND = (
@@ -161,6 +170,8 @@ class _Online(_BlockByBlock):
     def forward(call: _Call, *inputs: Any) -> tuple[Tensor, Tensor]:
         query = inputs[0]
         with without_autocast(query.device):
+            if call.is_fused:
+                return _fused_output(call.given(inputs)), query.new_empty(0)
             return _output_and_log_sum(call.walk(inputs), inputs[3])
 
     @staticmethod
@@ -185,6 +196,8 @@ class _Gradients(_BlockByBlock):
     def forward(call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
         grad_output, output, log_sum, *inputs = tensors
         with without_autocast(grad_output.device):
+            if call.is_fused:  # torch.func asks for a gradient after all
+                _, log_sum = _output_and_log_sum(call.walk(inputs), inputs[3])
             return _gradients(call.walk(inputs), inputs, output, log_sum, grad_output)
 
     @staticmethod
@@ -194,6 +207,41 @@ class _Gradients(_BlockByBlock):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         raise RuntimeError(_NO_SECOND)
+
+
+def _is_fused(arguments: Arguments) -> bool:
+    """Whether PyTorch's kernel can do a stretch of queries with all their keys, forward only."""
+    query, key, value = arguments.query, arguments.key, arguments.value
+    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    return (
+        query.device.type == "cpu"  # elsewhere looking at the mask would wait
+        and isinstance(arguments.mask, Mask)
+        and arguments.bias is None
+        and not is_trained
+        and sdpa.refusal(arguments) is None
+        and sdpa.why_not_fused(arguments) is None
+    )
+
+
+def _fused_output(arguments: Arguments) -> Tensor:
+    """The output, some queries at a time: a mask leaves them few keys, which need not be cut."""
+    query, key, value = arguments.query, arguments.key, arguments.value
+    leading = arguments.leading
+    output = query.new_zeros(*leading, *query.shape[-3:-1], value.shape[-1])
+    grid = Grid(arguments, _ROWS_AT_ONCE, arguments.k_len)
+    for rows in grid.row_blocks():
+        for _, keys, table in grid.blocks(rows):  # one, or none
+            stretch = replace(
+                arguments,
+                query=query[..., rows, :],
+                key=key[..., keys, :],
+                value=value[..., keys, :],
+                mask=table,
+                q_offset=None,
+                in_use=arguments.is_all_in_use or None,
+            )
+            output[..., rows, :], _ = sdpa.run(stretch)
+    return output
 
 
 def _output_and_log_sum(walk: Walk, sink: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,13 @@ class Grid:
 
     Args:
         arguments: of the call.
+        rows: how many queries a block has at most; 128 by default.
+        keys: how many keys; by default as many as the cache of a processor has room for.
     """
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(
+        self, arguments: Arguments, rows: int | None = None, keys: int | None = None
+    ) -> None:
         self.arguments = arguments
         self.device = arguments.query.device
         offset = 0 if arguments.q_offset is None else arguments.q_offset
@@ -60,9 +64,9 @@ class Grid:
         else:
             self.offset = self.least_offset = self.greatest_offset = offset
         scores = _SCORES_ON_CPU if self.device.type == "cpu" else _SCORES_ELSEWHERE
-        self.rows = max(1, min(_ROWS, arguments.q_len))
+        self.rows = max(1, min(rows or _ROWS, arguments.q_len))
         heads = max(1, arguments.leading.numel() * arguments.query.shape[-3])
-        self.keys = min(max(_LEAST_KEYS, scores // (heads * self.rows)), _MOST_KEYS)
+        self.keys = keys or min(max(_LEAST_KEYS, scores // (heads * self.rows)), _MOST_KEYS)
 
     def row_blocks(self) -> list[slice]:
         """All queries, block by block."""
@@ -81,10 +85,11 @@ class Grid:
         """The keys that some of these queries may attend, as many at a time as a block holds."""
         found: list[tuple[slice | Tensor, Tensor]] = []
         count = 0
-        for strip in self._key_blocks(rows, max(self.keys, _STRIP)):
+        for strip in self._key_blocks(rows, _STRIP):
             table = self._table(rows, strip)
             assert table is not None
-            used = table.reshape(-1, table.shape[-1]).any(0).expand(_length(strip)).nonzero()[:, 0]
+            flat = table.reshape(-1, table.shape[-1]).view(torch.uint8)  # ten times as fast as bool
+            used = flat.amax(0).expand(_length(strip)).nonzero()[:, 0]
             for some in used.split(self.keys):
                 if len(some) and count + len(some) > self.keys:
                     yield _joined(found)

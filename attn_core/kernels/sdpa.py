@@ -45,7 +45,7 @@ def reluctance(arguments: Arguments) -> str | None:
     if torch.compiler.is_compiling() or is_tracing():  # see chunked
         return None
     pairs = arguments.q_len * arguments.k_len
-    reason = _why_not_fused(arguments)
+    reason = why_not_fused(arguments)
     if reason is not None:
         weights = arguments.leading.numel() * arguments.query.shape[-3] * pairs
         if weights >= FEW_SCORES:
@@ -64,7 +64,7 @@ def reluctance(arguments: Arguments) -> str | None:
     return None
 
 
-def _why_not_fused(arguments: Arguments) -> str | None:
+def why_not_fused(arguments: Arguments) -> str | None:
     """Why PyTorch does not run its fused kernel on a processor, but writes the steps out."""
     if arguments.query.device.type != "cpu":
         return None

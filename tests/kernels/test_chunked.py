@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from attn_core import attention, kernels, masks, positions
 from attn_core.arguments import check_arguments
+from attn_core.kernels import sdpa
 from attn_core.kernels.grid import Grid
 from attn_core.normalizers import softmax, softmax_with_sink
 
@@ -224,3 +225,46 @@ def test_a_wrong_temperature_is_named():
     x = torch.ones(1, 3, 2)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         attention(x, x, x, normalizer=partial(softmax, temperature=0))
+
+
+DOCUMENTS = masks.document([[0] * 30 + [1] * 10, [2] * 5 + [3] * 35])
+FUSED = [
+    DOCUMENTS,
+    masks.causal() & DOCUMENTS,
+    masks.bigbird(40, 4) & masks.padding([0, 33]),
+    masks.causal() & ~masks.document([0] * 40),
+]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("mask", FUSED, ids=repr)
+def test_without_a_gradient_pytorch_computes_the_keys_that_are_left(mask, kv_heads, monkeypatch):
+    """A few queries at a time; NaN in what is masked for all, and rows of nothing, do no harm."""
+    query, key, value = normal((2, 4, 40, 4), (2, kv_heads, 40, 4), (2, kv_heads, 40, 4))
+    key[1, :, 33:] = value[1, :, 33:] = torch.nan if mask is FUSED[2] else 0.0
+    calls = []
+    run = sdpa.run
+    monkeypatch.setattr(sdpa, "run", lambda given: calls.append(given.k_len) or run(given))
+    output = attention(query, key, value, mask=mask)
+    with kernels.use("explicit"):
+        expected = attention(query, key, value, mask=mask)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    allowed = mask.dense(40, 40).reshape(-1, 20, 2, 40).any(2).any(0)  # 2 queries share their keys
+    assert calls == [keys for keys in allowed.sum(-1).tolist() if keys]
+    calls.clear()
+    attention(query.requires_grad_(), key, value, mask=mask)
+    assert not calls
+
+
+def test_a_gradient_that_torch_func_asks_for_later_is_right():
+    """Inside of vmap nothing tells that a gradient is taken outside of it."""
+    x = normal((2, 3, 1, 20, 4))[0]
+
+    mask = masks.bigbird(20, 2)
+
+    def total(x):
+        return torch.func.vmap(lambda x: attention(x, x, x, mask=mask))(x).sin().sum()
+
+    seen = torch.func.grad(total)(x)
+    with kernels.use("explicit"):
+        torch.testing.assert_close(seen, torch.func.grad(total)(x), rtol=1e-10, atol=1e-10)
