@@ -45,6 +45,8 @@ _ROW_BY_ROW = (
 )
 
 _FEW_KEYS = 512
+# A wider band is worth a look at the mask, which of its keys it leaves (chunked, on a processor).
+_WIDE = 512
 # Few enough that their memory is used again, and not asked of the system for each call.
 _BLOCKS_AT_ONCE = 64
 
@@ -110,7 +112,11 @@ def reluctance(arguments: Arguments) -> str | None:
     left, right, first = arguments.mask.reach
     widest = first + (left or 0) + 1 + (right or 0)
     # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
-    times = 3 if arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU else 2
+    is_large = arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU
+    is_fused = arguments.query.device.type == "cpu" and not sdpa.wants_gradient(arguments)
+    if is_large and is_fused and widest > _WIDE and not arguments.mask.by_distance:
+        return "the mask may leave much of its band empty"
+    times = 3 if is_large else 2
     if arguments.k_len < max(_FEW_KEYS, times * widest):
         # No number: one that is written out is one that torch.compile compiles for.
         return "the keys are few for how far a query may look"

@@ -211,13 +211,11 @@ class _Gradients(_BlockByBlock):
 
 def _is_fused(arguments: Arguments) -> bool:
     """Whether PyTorch's kernel can do a stretch of queries with all their keys, forward only."""
-    query, key, value = arguments.query, arguments.key, arguments.value
-    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     return (
-        query.device.type == "cpu"  # elsewhere looking at the mask would wait
+        arguments.query.device.type == "cpu"  # elsewhere looking at the mask would wait
         and isinstance(arguments.mask, Mask)
         and arguments.bias is None
-        and not is_trained
+        and not sdpa.wants_gradient(arguments)
         and sdpa.refusal(arguments) is None
         and sdpa.why_not_fused(arguments) is None
     )
