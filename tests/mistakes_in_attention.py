@@ -532,8 +532,8 @@ MISTAKES = [
         9,
         "cached queries are turned as if they came first",
         "modules.multi_head",
-        "queries = rotated(self.rotary, queries, cache.length)",
-        "queries = rotated(self.rotary, queries, 0)",
+        "return both[:, : self.heads], both[:, self.heads :]",
+        "return rotated(self.rotary, queries, 0), both[:, self.heads :]",
         CACHED,
     ),
     Mistake(

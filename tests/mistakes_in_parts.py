@@ -151,8 +151,16 @@ MISTAKES = [
         4,
         "blocks: queries and keys swapped",
         "masks.given",
-        "return is_inside & layout[entry, head, block, at.key // block_size]",
-        "return is_inside & layout[entry, head, at.key // block_size, block]",
+        "return layout[entry, head, query_block, key_block]",
+        "return layout[entry, head, key_block % (q_blocks + 1), query_block % layout.shape[-1]]",
+        "masks/test_patterns.py::test_blocks_are_what_the_reference_says",
+    ),
+    Mistake(
+        4,
+        "blocks of all pairs: queries and keys swapped",
+        "masks.given",
+        "rows = layout[0, 0].index_select(0, query_block[:, 0])",
+        "rows = layout[0, 0].mT.index_select(0, query_block[:, 0])",
         "masks/test_masks.py::test_the_table_is_the_rule_asked_about_every_pair",
     ),
     Mistake(
