@@ -26,7 +26,7 @@ from torch import Tensor
 from attn_core import normalizers
 from attn_core.arguments import Arguments, Normalizer, is_in_use
 from attn_core.checks import is_tracing
-from attn_core.kernels import explicit, sdpa
+from attn_core.kernels import chunked, explicit, sdpa
 from attn_core.kernels.spans import Cut, Spans, one_span
 from attn_core.masks import Mask
 from attn_core.positions.bias import Bias
@@ -45,7 +45,7 @@ _ROW_BY_ROW = (
 )
 
 _FEW_KEYS = 512
-# A wider band is worth a look at the mask, which of its keys it leaves (chunked, on a processor).
+# A wider band is worth a look at the mask, which of its keys it leaves: chunked has it, if fused.
 _WIDE = 512
 # Few enough that their memory is used again, and not asked of the system for each call.
 _BLOCKS_AT_ONCE = 64
@@ -113,8 +113,14 @@ def reluctance(arguments: Arguments) -> str | None:
     widest = first + (left or 0) + 1 + (right or 0)
     # Of a wide band in a long sequence chunked computes less, where sdpa would compute the whole.
     is_large = arguments.q_len * arguments.k_len > sdpa.LARGE_MASK_ON_CPU
-    is_fused = arguments.query.device.type == "cpu" and not sdpa.wants_gradient(arguments)
-    if is_large and is_fused and widest > _WIDE and not arguments.mask.by_distance:
+    if (
+        is_large
+        and widest > _WIDE
+        and not arguments.mask.by_distance
+        and chunked.refusal(arguments) is None
+        and chunked.reluctance(arguments) is None
+        and chunked.is_fused(arguments)
+    ):
         return "the mask may leave much of its band empty"
     times = 3 if is_large else 2
     if arguments.k_len < max(_FEW_KEYS, times * widest):

@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> tuple[Tensor, None]:
         tuple(learned),
         seed=int(torch.randint(2**62, ())) if arguments.dropout_p else 0,
         autocast=autocast_dtype(arguments.query.device),
-        is_fused=_is_fused(arguments),
+        is_fused=is_fused(arguments),
     )
     output, _ = _Online.apply(
         call,
@@ -209,13 +209,15 @@ class _Gradients(_BlockByBlock):
         raise RuntimeError(_NO_SECOND)
 
 
-def _is_fused(arguments: Arguments) -> bool:
+def is_fused(arguments: Arguments) -> bool:
     """Whether PyTorch's kernel can do a stretch of queries with all their keys, forward only."""
+    tensors = arguments.query, arguments.key, arguments.value
+    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     return (
         arguments.query.device.type == "cpu"  # elsewhere looking at the mask would wait
         and isinstance(arguments.mask, Mask)
         and arguments.bias is None
-        and not sdpa.wants_gradient(arguments)
+        and not is_trained
         and sdpa.refusal(arguments) is None
         and sdpa.why_not_fused(arguments) is None
     )

@@ -64,12 +64,6 @@ def reluctance(arguments: Arguments) -> str | None:
     return None
 
 
-def wants_gradient(arguments: Arguments) -> bool:
-    """Whether autograd will ask for a gradient of queries, keys or values."""
-    tensors = arguments.query, arguments.key, arguments.value
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
 def why_not_fused(arguments: Arguments) -> str | None:
     """Why PyTorch does not run its fused kernel on a processor, but writes the steps out."""
     if arguments.query.device.type != "cpu":

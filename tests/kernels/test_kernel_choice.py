@@ -226,6 +226,23 @@ def test_a_kernel_fixed_in_one_thread_is_free_in_another():
     assert seen == {"inside": "explicit", "outside": "sdpa"}
 
 
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({}, "chunked"),
+        ({"normalizer": normalizers.entmax15}, "banded"),  # which chunked cannot do
+        ({"bias": positions.ALiBi(1)}, "banded"),  # which PyTorch's kernel has not
+        ({"dropout_p": 0.1}, "banded"),
+    ],
+    ids=["plain", "normalizer", "bias", "dropout"],
+)
+def test_wide_documents_go_where_pytorch_computes_the_keys_that_are_left(options, kernel):
+    x, mask = torch.ones(1, 1, 4000, 1), masks.causal() & masks.document(torch.arange(4000) // 600)
+    assert kernels.which(x, x, x, mask=mask, **options).kernel == kernel
+    trained = torch.ones(1, 1, 4000, 1, requires_grad=True)
+    assert kernels.which(trained, x, x, mask=mask, **options).kernel == "banded"
+
+
 def test_the_kernel_that_which_names_is_the_one_that_runs(monkeypatch):
     ran = []
 
