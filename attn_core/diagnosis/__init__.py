@@ -13,6 +13,7 @@ from attn_core.diagnosis.mistakes import CATALOGUE, CHOICES
 from attn_core.diagnosis.properties import Broken
 from attn_core.diagnosis.recipe import Case, Result
 from attn_core.diagnosis.report import Example, Report
+from attn_core.reference.shapes import check_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,9 +112,7 @@ def diagnose(
     _check(function, layout, backend, mask_means, seconds, heads, width)
     if step is not None and not callable(step):
         raise TypeError(f"step must be a function (piece, state), got {step!r}")
-    for flag, is_set in (("masked_rows", masked_rows), ("causal", causal)):
-        if not isinstance(is_set, bool):
-            raise TypeError(f"{flag} must be True or False, got {is_set!r}")
+    check_flags(masked_rows=masked_rows, causal=causal)
     _check_mask(function, mask)
     _check_inputs(inputs)
     inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
