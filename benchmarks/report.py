@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from attn_core.plot import COLORS, use_book_style
-from benchmarks.which_kernel import kernel_table
+from benchmarks.which_kernel import days_of, kernel_table
 
 RESULTS = Path(__file__).parent / "results"
 Records = dict[str, Any]
@@ -83,8 +83,7 @@ def save(device: str, results: Records) -> None:
 def page(device: str, results: Records) -> str:
     """Write the page that shows every race and its goal, in Markdown."""
     facts = results["machine"]
-    records = results["races"].values()
-    days = sorted({record["date"].split()[0] for record in records})
+    days = days_of(results, results["races"])
     parts = [
         f"# Races on {facts['device']}",
         f"Measured on {facts['device']}, {facts['threads']} threads, {facts['system']}, "

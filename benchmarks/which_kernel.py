@@ -1,5 +1,6 @@
 """Which kernel runs for which case, with what the races measured: a table for the book."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +77,20 @@ CASES = [
 ]
 
 
+def days_of(results: dict[str, Any], races: Iterable[str]) -> list[str]:
+    """The days on which these races, the growth and the overhead were measured."""
+    records = [results["races"][race] for race in races]
+    records += [record for record in (*results["growth"].values(), results["overhead"]) if record]
+    return sorted({record["date"].split()[0] for record in records})
+
+
 def kernel_table(results: dict[str, Any]) -> str:
     """Write the table, in Markdown, from what was measured."""
     from attn_core.kernels import which
 
     facts = results["machine"]
     shown = [case for case in CASES if case.race in results["races"]]
-    days = sorted({results["races"][case.race]["date"].split()[0] for case in shown})
+    days = days_of(results, [case.race for case in shown])
     lines = ["| Your case | Kernel, ms | Instead, ms |", "|---|---|---|"]
     for case in shown:
         record = results["races"][case.race]

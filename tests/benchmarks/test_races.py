@@ -175,15 +175,22 @@ def test_the_report_says_who_won_and_who_did_not(tmp_path, monkeypatch):
         "slow": record("slow one", 2.0, 1.0),
     }
     results["growth"] = {
-        "window": {"seconds": {"8": 0.1, "64": 0.9}, "memory": {"8": 1.0, "64": 8.0}, "most": {}}
+        "window": {
+            "seconds": {"8": 0.1, "64": 0.9},
+            "memory": {"8": 1.0, "64": 8.0},
+            "most": {},
+            "date": "2026-11-22 12:00 UTC",
+        }
     }
-    results["overhead"] = {"ours_us": 30.0, "peer_us": 10.0}
+    results["overhead"] = {"ours_us": 30.0, "peer_us": 10.0, "date": "2026-11-23 12:00 UTC"}
     report.save("cpu", results)
     page = (tmp_path / "cpu.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert any("fast one" in row and "| 0.25 | ≤ 0.5 |" in row for row in rows)
     assert any("slow one" in row and "| 2 | ≤ 1, missed |" in row for row in rows)
     assert re.search(r"^1\. .*; a remark$", page, flags=re.M)
+    assert "2026-11-21 and 2026-11-22 and 2026-11-23" in page
+    assert "2026-11-22 and 2026-11-23" in (tmp_path / "cpu_kernels.md").read_text("utf-8")
     assert "9 times the time" in page
     assert "8 times the memory" in page
     assert "20.0 µs more" in page
